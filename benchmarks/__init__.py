@@ -1,0 +1,1 @@
+"""Side-by-side measurements, run by hand as `python -m benchmarks.NAME`."""

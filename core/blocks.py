@@ -1,0 +1,143 @@
+"""The transformer blocks. Tokens stay (b t k n d) and modulations (b t 1 1 d), so no axis can be mixed up.
+
+Axes: b batch, t frames, k views, n tokens of a frame, s text tokens, d width, h heads, e width of a head.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from gwm.core.embed import frame_positions
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Scaled dot-product attention of (batch n d) over (batch m d) with `heads` heads -> (batch n d)."""
+    q, k, v = (rearrange(x, "b n (h e) -> b h n e", h=heads) for x in (q, k, v))
+    return rearrange(F.scaled_dot_product_attention(q, k, v), "b h n e -> b n (h e)")
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Eq. 5's inner part: x scaled and shifted, per frame."""
+    return x * (1 + scale) + shift
+
+
+class Modulation(nn.Module):
+    """Adaptive norm parameters of every frame from its conditioning vector; zero-initialised (adaLN-Zero)."""
+
+    def __init__(self, width: int, count: int) -> None:
+        super().__init__()
+        self.count = count
+        self.linear = nn.Linear(width, count * width)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, c: Tensor) -> tuple[Tensor, ...]:
+        """c (b t d) -> `count` tensors (b t 1 1 d)."""
+        parameters: Tensor = rearrange(self.linear(F.silu(c)), "b t d -> b t 1 1 d")
+        return parameters.chunk(self.count, dim=-1)
+
+
+class Mlp(nn.Sequential):
+    """SD3's feed-forward: four times as wide, tanh-approximated GELU."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
+
+
+def layer_norm(width: int) -> nn.LayerNorm:
+    """The norm before every modulation: no parameters of its own."""
+    return nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+
+
+class SpatialBlock(nn.Module):
+    """SD3's joint block: attention within one frame of one view, image and text tokens together.
+
+    `updates_text=False` is SD3's last block, whose text only serves as keys and values; F_s is one too.
+    """
+
+    def __init__(self, width: int, heads: int, updates_text: bool = True) -> None:
+        super().__init__()
+        self.heads = heads
+        self.updates_text = updates_text
+        self.norm = layer_norm(width)
+        self.modulation = Modulation(width, 6)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.mlp = Mlp(width)
+        self.text_modulation = Modulation(width, 6 if updates_text else 2)
+        self.text_qkv = nn.Linear(width, 3 * width)
+        if updates_text:
+            self.text_out = nn.Linear(width, width)
+            self.text_mlp = Mlp(width)
+
+    def forward(self, x: Tensor, text: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """x (b t k n d), text (b t k s d), c (b t d) -> new x and text."""
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(c)
+        text_shift, text_scale, *text_rest = self.text_modulation(c)
+        a, a_text = self._joint_attention(
+            modulate(self.norm(x), shift_1, scale_1), modulate(self.norm(text), text_shift, text_scale)
+        )
+        x = x + gate_1 * self.out(a)
+        x = x + gate_2 * self.mlp(modulate(self.norm(x), shift_2, scale_2))
+        if self.updates_text:
+            gate_1, shift_2, scale_2, gate_2 = text_rest
+            text = text + gate_1 * self.text_out(a_text)
+            text = text + gate_2 * self.text_mlp(modulate(self.norm(text), shift_2, scale_2))
+        return x, text
+
+    def _joint_attention(self, x: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        b, t, k, n, _ = x.shape
+        joint = torch.cat([self.qkv(x), self.text_qkv(text)], dim=-2)  # b t k (n + s) 3d
+        q, key, v = rearrange(joint, "b t k n d -> (b t k) n d").chunk(3, dim=-1)
+        a = rearrange(attend(q, key, v, self.heads), "(b t k) n d -> b t k n d", b=b, t=t, k=k)
+        return a[..., :n, :], a[..., n:, :]
+
+
+class TemporalBlock(nn.Module):
+    """Attention over the frames of one place, then cross-attention to the text with actions in keys and values.
+
+    Zero-initialised gates: a new block is the identity. The text stream is read, never updated.
+    Not in the paper: frame positions are sinusoids added inside the block, and a zero key stands beside the text
+    keys, since one vector added to *all* keys would cancel in the softmax and the actions' keys would do nothing.
+    """
+
+    def __init__(self, width: int, heads: int, actions: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = layer_norm(width)
+        self.modulation = Modulation(width, 9)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.cross_q = nn.Linear(width, width)
+        self.cross_kv = nn.Linear(width, 2 * width)
+        self.cross_out = nn.Linear(width, width)
+        self.mlp = Mlp(width)
+        if actions:
+            self.action_kv = nn.Linear(width, 2 * width, bias=False)
+            nn.init.zeros_(self.action_kv.weight)
+
+    def forward(self, x: Tensor, text: Tensor, c: Tensor, actions: Tensor | None) -> Tensor:
+        """x (b t k n d), text (b s d), c (b t d), actions of every frame (b t d) or None -> new x."""
+        s1, m1, g1, s2, m2, g2, s3, m3, g3 = self.modulation(c)
+        x = x + g1 * self.out(self._over_time(modulate(self.norm(x), s1, m1)))
+        x = x + g2 * self.cross_out(self._cross(modulate(self.norm(x), s2, m2), text, actions))
+        out: Tensor = x + g3 * self.mlp(modulate(self.norm(x), s3, m3))
+        return out
+
+    def _over_time(self, x: Tensor) -> Tensor:
+        b, t, k, n, d = x.shape
+        positions = rearrange(frame_positions(t, d, x.device).to(x.dtype), "t d -> t 1 1 d")
+        q, key, v = rearrange(self.qkv(x + positions), "b t k n d -> (b k n) t d").chunk(3, dim=-1)
+        return rearrange(attend(q, key, v, self.heads), "(b k n) t d -> b t k n d", b=b, k=k, n=n)
+
+    def _cross(self, x: Tensor, text: Tensor, actions: Tensor | None) -> Tensor:
+        b, t, k = x.shape[:3]
+        kv = rearrange(self.cross_kv(text), "b s d -> b 1 s d").expand(b, t, -1, -1)
+        if actions is not None:
+            kv = kv + rearrange(self.action_kv(actions), "b t d -> b t 1 d")
+        key, v = rearrange(F.pad(kv, (0, 0, 0, 1)), "b t s d -> (b t) s d").chunk(2, dim=-1)
+        q = rearrange(self.cross_q(x), "b t k n d -> (b t) (k n) d")
+        return rearrange(attend(q, key, v, self.heads), "(b t) (k n) d -> b t k n d", b=b, k=k)

@@ -1,0 +1,162 @@
+"""The diffusion transformer G_θ: SD3's joint blocks with temporal blocks between, cut into encoder and decoder (Eq. 2).
+
+Axes: b batch, t frames, k views, c channels, h w latent places, n tokens of a frame, m kept ones, d width, s text.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from gwm.core import ConfigError
+from gwm.core.actions import ActionEncoder
+from gwm.core.blocks import Modulation, SpatialBlock, TemporalBlock, layer_norm, modulate
+from gwm.core.config import ModelConfig
+from gwm.core.embed import TauEmbedding, VectorEmbedding, grid_positions
+from gwm.core.mask import TokenMask, keep_tokens, restore_tokens
+
+
+class Layer(nn.Module):
+    """One spatial block and, once training reached stage 1b, the temporal block after it."""
+
+    def __init__(self, config: ModelConfig, updates_text: bool) -> None:
+        super().__init__()
+        self.spatial = SpatialBlock(config.width, config.heads, updates_text)
+        self.temporal = TemporalBlock(config.width, config.heads, config.actions) if config.temporal else None
+
+    def forward(
+        self, x: Tensor, stream: Tensor, c: Tensor, text: Tensor, actions: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """x (b t k n d), text stream (b t k s d), c (b t d), text (b s d), actions (b t d) -> x, text stream."""
+        x, stream = self.spatial(x, stream, c)
+        if self.temporal is not None:
+            x = self.temporal(x, text, c, actions)
+        return x, stream
+
+
+class MaskToken(nn.Module):
+    """Eq. 3: m_τ = (1-τ) f_m(ε) + τ p, with p learnable and f_m a small network that reads the token's noise."""
+
+    def __init__(self, noise_width: int, width: int) -> None:
+        super().__init__()
+        self.p = nn.Parameter(torch.randn(width) * 0.02)
+        self.f_m = VectorEmbedding(noise_width, width)
+
+    def forward(self, eps: Tensor, tau: Tensor) -> Tensor:
+        """Noise tokens (b t k n e), τ (b t) -> (b t k n d)."""
+        tau = rearrange(tau, "b t -> b t 1 1 1")
+        return (1 - tau) * self.f_m(eps) + tau * self.p
+
+
+class Reconstruction(nn.Module):
+    """Mask tokens and the two branches of F (Eq. 4), between encoder and decoder. New branches are the identity."""
+
+    def __init__(self, config: ModelConfig, noise_width: int) -> None:
+        super().__init__()
+        self.mask_token = MaskToken(noise_width, config.width)
+        self.spatial = SpatialBlock(config.width, config.heads, updates_text=False)
+        self.temporal = TemporalBlock(config.width, config.heads, actions=False)
+
+    def forward(self, x: Tensor, stream: Tensor, c: Tensor, text: Tensor, kind: Literal["spatial", "time"]) -> Tensor:
+        """Give restored tokens x (b t k n d) context: F_s for the spatial mask, F_t for the time mask."""
+        out: Tensor = self.spatial(x, stream, c)[0] if kind == "spatial" else self.temporal(x, text, c, None)
+        return out
+
+
+class VideoDiT(nn.Module):
+    """G_θ(z_τ, τ, c, M), which predicts v = ε - z_0. T, K and the token grid are free at run time."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        d, patch_width = config.width, config.channels * config.patch**2
+        self.patch_in = nn.Linear(patch_width, d)
+        self.tau_in = TauEmbedding(d)
+        self.pooled_in = VectorEmbedding(config.text_width, d)
+        self.text_in = nn.Linear(config.text_width, d)
+        self.action_in = ActionEncoder(d) if config.actions else None
+        last = config.depth - 1
+        self.layers = nn.ModuleList(Layer(config, updates_text=i < last) for i in range(config.depth))
+        self.reconstruction = Reconstruction(config, patch_width) if config.reconstruction else None
+        self.norm_out = layer_norm(d)
+        self.modulation_out = Modulation(d, 2)
+        self.patch_out = nn.Linear(d, patch_width)
+        nn.init.zeros_(self.patch_out.weight)
+        nn.init.zeros_(self.patch_out.bias)
+
+    def forward(
+        self,
+        z: Tensor,
+        tau: Tensor,
+        text: Tensor,
+        pooled: Tensor,
+        actions: Tensor | None = None,
+        mask: TokenMask | None = None,
+        eps: Tensor | None = None,
+    ) -> Tensor:
+        """Predict the velocity of every latent.
+
+        z (b t k c h w); tau (b t), already m_c·τ, so 0 on condition frames; text (b s e), pooled (b e);
+        actions (b waypoints 7) with NaN where absent; mask and the noise eps (like z) in masked training only.
+        Returns v (b t k c h w).
+        """
+        tokens, (h, w) = self.patches(z)
+        positions = grid_positions(h, w, self.config.width, self.config.position_grid, z.device).to(z.dtype)
+        x = self.patch_in(tokens) + positions  # b t k n d
+        c = self.tau_in(tau) + rearrange(self.pooled_in(pooled), "b d -> b 1 d")  # b t d
+        text = self.text_in(text)  # b s d
+        stream = repeat(text, "b s d -> b t k s d", t=z.shape[1], k=z.shape[2])
+        action = self._encode_actions(actions, z.shape[1])  # b t d
+        split = self.config.depth - self.config.decoder_depth
+
+        if mask is not None:
+            x = keep_tokens(x, mask.ids_keep)  # b t k m d
+        for layer in self.layers[:split]:
+            x, stream = layer(x, stream, c, text, action)
+        if mask is not None:
+            x = self._reconstruct(x, stream, c, text, mask, positions, eps, tau)  # b t k n d
+        for layer in self.layers[split:]:
+            x, stream = layer(x, stream, c, text, action)
+
+        shift, scale = self.modulation_out(c)
+        return self.unpatch(self.patch_out(modulate(self.norm_out(x), shift, scale)), h, w)
+
+    def patches(self, z: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Latents (b t k c h w) -> tokens (b t k n e) and the token grid; ConfigError where the patch does not fit."""
+        p, (h, w) = self.config.patch, z.shape[-2:]
+        if h % p or w % p:
+            raise ConfigError(f"latent of {w}x{h} does not divide into {p}x{p} patches")
+        return rearrange(z, "b t k c (h p) (w q) -> b t k (h w) (c p q)", p=p, q=p), (h // p, w // p)
+
+    def unpatch(self, tokens: Tensor, h: int, w: int) -> Tensor:
+        """Output tokens (b t k n e) -> (b t k c h w); the channel runs fastest, as in SD3."""
+        p = self.config.patch
+        return rearrange(tokens, "b t k (h w) (p q c) -> b t k c (h p) (w q)", h=h, w=w, p=p, q=p)
+
+    def _encode_actions(self, actions: Tensor | None, t: int) -> Tensor | None:
+        if actions is None or self.action_in is None:
+            return None
+        out: Tensor = self.action_in(actions, t)
+        return out
+
+    def _reconstruct(
+        self,
+        x: Tensor,
+        stream: Tensor,
+        c: Tensor,
+        text: Tensor,
+        mask: TokenMask,
+        positions: Tensor,
+        eps: Tensor | None,
+        tau: Tensor,
+    ) -> Tensor:
+        """F(E(z) ⊙ M + m_τ ⊙ (1-M)). Not in the paper: mask tokens get their place's position, as in MAE."""
+        if self.reconstruction is None or eps is None:
+            raise ConfigError("a mask needs the reconstruction parts (stage 1c) and the noise eps")
+        noise = keep_tokens(self.patches(eps)[0], mask.ids_hidden)  # b t k n-m e
+        hidden = self.reconstruction.mask_token(noise, tau) + positions[mask.ids_hidden]
+        out: Tensor = self.reconstruction(restore_tokens(x, hidden, mask), stream, c, text, mask.kind)
+        return out

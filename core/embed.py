@@ -1,0 +1,67 @@
+"""Sinusoidal embeddings of times, positions and scalars."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+
+def sinusoid(x: Tensor, frequencies: Tensor) -> Tensor:
+    """[cos, sin] of x (…) at angular frequencies (f,) -> (… 2f)."""
+    angle = x[..., None].float() * frequencies
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+def falling_frequencies(count: int, device: torch.device) -> Tensor:
+    """1 down to 1/10000, geometric: the frequencies of transformer positions and of SD3's time embedding."""
+    return torch.exp(-math.log(10_000) * torch.arange(count, device=device, dtype=torch.float32) / count)
+
+
+def frame_positions(t: int, width: int, device: torch.device) -> Tensor:
+    """(t width) embedding of the frame index."""
+    return sinusoid(torch.arange(t, device=device), falling_frequencies(width // 2, device))
+
+
+def grid_positions(h: int, w: int, width: int, grid: int, device: torch.device) -> Tensor:
+    """(h w) x width embedding of token places, centred in a grid x grid layout as SD3 crops its own.
+
+    Half of the width encodes the column, half the row. Places near the centre mean the same at every image size.
+    """
+    rows = torch.arange(h, device=device) + (grid - h) // 2
+    columns = torch.arange(w, device=device) + (grid - w) // 2
+    frequencies = falling_frequencies(width // 4, device)
+    row = repeat(sinusoid(rows, frequencies), "h f -> h w f", w=w)
+    column = repeat(sinusoid(columns, frequencies), "w f -> h w f", h=h)
+    return rearrange(torch.cat([column, row], dim=-1), "h w d -> (h w) d")
+
+
+class VectorEmbedding(nn.Module):
+    """A two-layer perceptron from a vector to the conditioning width, SD3's for τ and for the pooled text."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(… inputs) -> (… width)."""
+        out: Tensor = self.layers(x)
+        return out
+
+
+class TauEmbedding(nn.Module):
+    """SD3's embedding of τ: 256 sinusoids of 1000 τ, then two layers."""
+
+    SINUSOIDS = 256
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = VectorEmbedding(self.SINUSOIDS, width)
+
+    def forward(self, tau: Tensor) -> Tensor:
+        """(b t) -> (b t width)."""
+        frequencies = falling_frequencies(self.SINUSOIDS // 2, tau.device)
+        out: Tensor = self.layers(sinusoid(1000 * tau, frequencies).to(tau.dtype))
+        return out

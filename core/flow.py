@@ -1,0 +1,55 @@
+"""Rectified flow (paper 3.1), with SD3's sign: v = ε - z_0. τ = 1 is noise, τ = 0 is data.
+
+Axes: b batch, t frames, k views, c channels, h w latent places.
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+
+def per_frame(tau: Tensor) -> Tensor:
+    """τ of every frame (b t), laid out to scale latents (b t k c h w)."""
+    return rearrange(tau, "b t -> b t 1 1 1 1")
+
+
+def interpolate(z_0: Tensor, eps: Tensor, tau: Tensor) -> Tensor:
+    """z_τ = (1-τ) z_0 + τ ε. Latents (b t k c h w), τ (b t)."""
+    tau = per_frame(tau)
+    return (1 - tau) * z_0 + tau * eps
+
+
+def velocity(z_0: Tensor, eps: Tensor) -> Tensor:
+    """v = ε - z_0, what the network predicts. The paper's Eq. 1 has the opposite sign; the loss is the same."""
+    return eps - z_0
+
+
+def data_from(z_tau: Tensor, v: Tensor, tau: Tensor) -> Tensor:
+    """z_0 = z_τ - τ v."""
+    return z_tau - per_frame(tau) * v
+
+
+def noise_from(z_tau: Tensor, v: Tensor, tau: Tensor) -> Tensor:
+    """ε = z_τ + (1-τ) v."""
+    return z_tau + (1 - per_frame(tau)) * v
+
+
+def shift_tau(tau: Tensor, shift: float) -> Tensor:
+    """SD3's resolution shift (Esser et al. 2024, Eq. 23): more time at high noise for shift > 1."""
+    return shift * tau / (1 + (shift - 1) * tau)
+
+
+def sample_tau(batch: int, shift: float, generator: torch.Generator) -> Tensor:
+    """τ (b,) for training: logit-normal(0, 1), then shifted. Not in the paper: SD3's default is taken."""
+    return shift_tau(torch.sigmoid(torch.randn(batch, generator=generator)), shift)
+
+
+def flow_loss(v_hat: Tensor, v: Tensor, m_c: Tensor) -> Tensor:
+    """Eq. 1 over the predicted frames: mean squared error where m_c (b t) is 1; condition frames have no loss.
+
+    Not in the paper: visible and hidden tokens count alike.
+    """
+    per_frame_error = (v_hat.float() - v.float()).square().mean(dim=(2, 3, 4, 5))  # b t
+    return (per_frame_error * m_c).sum() / m_c.sum().clamp(min=1)

@@ -1,0 +1,90 @@
+"""The whole of a world model: autoencoder, text encoder and diffusion transformer, and its training objective."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from gwm.core.autoencoder import Autoencoder
+from gwm.core.config import ModelConfig
+from gwm.core.dit import VideoDiT
+from gwm.core.flow import flow_loss, interpolate, sample_tau, velocity
+from gwm.core.mask import TokenMask, spatial_mask, time_mask
+from gwm.core.text import HashedTextEncoder
+
+
+class WorldModel(nn.Module):
+    """What a checkpoint holds. The autoencoder is trained on its own and frozen here."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.autoencoder = Autoencoder(config.channels, config.autoencoder_width).requires_grad_(False)
+        self.text = HashedTextEncoder(config.text_vocabulary, config.text_tokens, config.text_width)
+        self.dit = VideoDiT(config)
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """uint8 RGB frames (b t k h w 3) -> normalised latents (b t k c h/8 w/8)."""
+        b, t, k = frames.shape[:3]
+        images = rearrange(frames, "b t k h w c -> (b t k) c h w").to(self.autoencoder.latent_std.dtype) / 127.5 - 1
+        return rearrange(self.autoencoder.encode(images), "(b t k) c h w -> b t k c h w", b=b, t=t, k=k)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Normalised latents (b t k c h w) -> uint8 RGB frames (b t k 8h 8w 3)."""
+        b, t, k = latents.shape[:3]
+        images = self.autoencoder.decode(rearrange(latents, "b t k c h w -> (b t k) c h w"))
+        frames = ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        return rearrange(frames, "(b t k) c h w -> b t k h w c", b=b, t=t, k=k)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The random numbers of one training step: drawn on the CPU from the step's generator, so that any device and
+    any resumed run sees the same ones."""
+
+    tau: Tensor  # (b t): m_c τ
+    m_c: Tensor  # (b t): 0 on condition frames
+    eps: Tensor  # like the latents
+    mask: TokenMask | None
+
+    def to(self, device: torch.device) -> Draw:
+        """The same draw on another device."""
+        mask = None if self.mask is None else self.mask.to(device)
+        return Draw(self.tau.to(device), self.m_c.to(device), self.eps.to(device), mask)
+
+
+def draw_step(
+    shape: torch.Size,
+    config: ModelConfig,
+    condition_probabilities: tuple[float, ...],
+    generator: torch.Generator,
+) -> Draw:
+    """Everything random in a training step on latents of `shape` (b t k c h w).
+
+    The number of condition frames is drawn per sample, element i of `condition_probabilities` for i frames, and at
+    least one frame stays to be predicted. The mask's branch (spatial or time) is drawn per batch, Eq. 4.
+    """
+    b, t, k, _, h, w = shape
+    counts = torch.multinomial(torch.tensor(condition_probabilities), b, replacement=True, generator=generator)
+    m_c = (torch.arange(t) >= counts.clamp(max=t - 1)[:, None]).float()  # b t
+    tau = sample_tau(b, config.tau_shift, generator)[:, None] * m_c
+    eps = torch.randn(shape, generator=generator)
+    mask = None
+    if config.reconstruction:
+        kind: Literal["spatial", "time"] = "spatial" if torch.rand((), generator=generator) < 0.5 else "time"
+        draw = spatial_mask if kind == "spatial" else time_mask
+        mask = draw(b, t, k, h // config.patch, w // config.patch, config.mask_ratio, generator)
+    return Draw(tau, m_c, eps, mask)
+
+
+def training_loss(
+    dit: VideoDiT, z_0: Tensor, text: Tensor, pooled: Tensor, actions: Tensor | None, draw: Draw
+) -> Tensor:
+    """Eq. 1 with condition frames and mask: clean latents (b t k c h w) and conditions -> scalar loss."""
+    z_tau = interpolate(z_0, draw.eps, draw.tau)
+    v_hat = dit(z_tau, draw.tau, text, pooled, actions, draw.mask, draw.eps)
+    return flow_loss(v_hat, velocity(z_0, draw.eps), draw.m_c)

@@ -1,0 +1,137 @@
+"""World models on disk: one safetensors file with the weights, and the configuration in its header."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gwm import __version__
+from gwm.core import ConfigError, WeightsError
+from gwm.core.config import ModelConfig
+from gwm.core.world_model import WorldModel
+from gwm.shards.files import replacing
+
+FORMAT = "gwm-world-model"
+EMBEDDED = "nano-long.safetensors"
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a checkpoint was trained on and for; rollout and score read their defaults from it."""
+
+    size: tuple[int, int]  # (width, height) of a frame, pixels
+    frames: int  # T of the window
+    variant: str = "long"
+    preset: str = "nano"
+    seed: int = 0
+    stages: dict[str, int] = field(default_factory=dict)  # stage -> steps done
+    data: tuple[str, ...] = ()  # the datasets, as their dataset.json names them
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A world model and its record."""
+
+    model: WorldModel
+    training: Training
+    name: str  # where it came from
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    """Write a safetensors file with a JSON header; complete or absent. WeightsError where it cannot be written."""
+    metadata = {"gwm": json.dumps({"version": __version__, **header})}
+    try:
+        with replacing(path) as temporary:
+            save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, temporary, metadata)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"cannot write {path}: {error}") from error
+
+
+def load_tensors(path: Path, expect: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a file of `save_tensors`; WeightsError if it is missing, damaged or not of format `expect`."""
+    if not path.is_file():
+        raise WeightsError(f"no checkpoint at {path}; give a .safetensors file or a folder that `gwm train` wrote")
+    try:
+        with safe_open(path, framework="pt") as f:
+            header = json.loads((f.metadata() or {}).get("gwm", "{}"))
+            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118  (not a dict)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise WeightsError(f"{path} is not a readable safetensors file ({error})") from error
+    if header.get("format") != expect:
+        raise WeightsError(f"{path} is no {expect} file but {header.get('format', 'a foreign safetensors file')!r}")
+    return tensors, header
+
+
+def load_weights(module: torch.nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+    """Place every tensor strictly; WeightsError names all that are missing, surplus or of another shape."""
+    wanted = module.state_dict()
+    problems = [f"missing {k}" for k in wanted if k not in tensors]
+    problems += [f"surplus {k}" for k in tensors if k not in wanted]
+    problems += [
+        f"{k} is {tuple(t.shape)}, not {tuple(wanted[k].shape)}"
+        for k, t in tensors.items()
+        if k in wanted and t.shape != wanted[k].shape
+    ]
+    if problems:
+        raise WeightsError(f"{source} does not fit the configuration: " + "; ".join(problems))
+    module.load_state_dict(tensors)
+
+
+def save_checkpoint(path: Path, model: WorldModel, training: Training, dtype: torch.dtype = torch.float32) -> None:
+    """Write a world model; dtype float16 halves the file."""
+    header = {"format": FORMAT, "model": asdict(model.config), "training": asdict(training)}
+    save_tensors(path, {k: t.to(dtype) for k, t in model.state_dict().items()}, header)
+
+
+def checkpoint_path(given: Path | None) -> Path:
+    """The file meant by `--checkpoint`: a file, a run's folder, or the embedded one where nothing is given."""
+    if given is None:
+        embedded = Path(str(files("gwm.core") / "assets" / EMBEDDED))
+        if not embedded.is_file():
+            raise WeightsError("this installation embeds no checkpoint; give one with --checkpoint")
+        return embedded
+    return given / "model.safetensors" if given.is_dir() else given
+
+
+def read_training(header: dict[str, Any]) -> Training:
+    """The `Training` record of a checkpoint's header."""
+    try:
+        values = dict(header["training"])
+        return Training(**{**values, "size": tuple(values["size"]), "data": tuple(values["data"])})
+    except (KeyError, TypeError) as error:
+        raise WeightsError(f"the checkpoint's training record is damaged: {error}") from error
+
+
+def load_checkpoint(given: Path | None = None, device: str = "cpu") -> Checkpoint:
+    """Load the world model at `given` (see `checkpoint_path`) in fp32 and evaluation mode."""
+    path = checkpoint_path(given)
+    tensors, header = load_tensors(path, FORMAT)
+    try:
+        config = ModelConfig.from_dict(header["model"])
+    except (KeyError, TypeError, ConfigError) as error:
+        raise WeightsError(f"{path}: model configuration damaged or unknown: {error}") from error
+    model = WorldModel(config)
+    load_weights(model, {k: t.float() for k, t in tensors.items()}, str(path))
+    name = "embedded nano" if given is None else str(path)
+    return Checkpoint(model.eval().requires_grad_(False).to(choose_device(device)), read_training(header), name)
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto`, `cpu` or a CUDA device; ConfigError where it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {name!r} asked for, but this machine has no usable CUDA GPU; use --device cpu")
+    return device

@@ -1,0 +1,1 @@
+"""One file per dataset: each turns its items into chunks."""
