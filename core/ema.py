@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def ema_decay(step: int, longest: float) -> float:
@@ -11,13 +13,12 @@ def ema_decay(step: int, longest: float) -> float:
     return min(longest, (1 + step) / (10 + step))
 
 
-@torch.no_grad()
-def update_ema(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
-    """average <- decay * average + (1 - decay) * model, in place, for every parameter."""
-    parameters = dict(model.named_parameters())
-    torch._foreach_lerp_(list(average.values()), [parameters[name].detach() for name in average], 1 - decay)
-
-
-def start_ema(model: nn.Module) -> dict[str, Tensor]:
+def start_ema(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A copy of the parameters, fp32."""
-    return {name: p.detach().float().clone() for name, p in model.named_parameters()}
+    return {name: p.detach().float().clone() for name, p in parameters.items()}
+
+
+@torch.no_grad()
+def update_ema(average: dict[str, Tensor], parameters: Mapping[str, Tensor], decay: float) -> None:
+    """average <- decay * average + (1 - decay) * parameters, in place, fp32."""
+    torch._foreach_lerp_(list(average.values()), [parameters[n].detach().float() for n in average], 1 - decay)

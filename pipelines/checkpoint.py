@@ -32,6 +32,7 @@ class Training:
     variant: str = "long"
     preset: str = "nano"
     seed: int = 0
+    guidance: float = 4.0  # the scale that rollouts use unless told otherwise; the paper's
     stages: dict[str, int] = field(default_factory=dict)  # stage -> steps done
     data: tuple[str, ...] = ()  # the datasets, as their dataset.json names them
 

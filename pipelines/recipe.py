@@ -34,6 +34,7 @@ class Recipe:
 
     variant: str
     preset: str
+    model: ModelConfig  # with all parts
     size: tuple[int, int]  # (width, height) of the training frames, pixels
     stages: tuple[Stage, ...]
     learning_rate: float
@@ -45,19 +46,16 @@ class Recipe:
     action_dropout: float  # share of samples without actions, Vista
     action_modes: tuple[str, ...]  # cycled over samples, Vista
     condition_probabilities: tuple[float, ...] = VISTA_CONDITION_FRAMES
+    guidance: float = 4.0  # scale for rollouts, the paper's
     seed: int = 0
 
-    @property
-    def config(self) -> ModelConfig:
-        """The model's configuration with all parts."""
-        return preset(self.preset)
 
-
-# Not in the paper: nano trains from scratch on a small machine, so its learning rate is higher, its stages shorter, and it ends
-# with a cooldown. The stages' order, window lengths and what each brings are the paper's.
+# Not in the paper: nano trains from scratch on a small machine, so its learning rate is higher, its stages shorter, and
+# it ends with a cooldown. The stages' order, window lengths and what each brings are the paper's.
 NANO_LONG = Recipe(
     variant="long",
     preset="nano",
+    model=preset("nano"),
     size=(128, 64),
     stages=(
         Stage("1a", steps=1500, frames=(1,), batch=64, temporal=False, reconstruction=False),

@@ -1,0 +1,177 @@
+"""The command line: `gwm COMMAND`. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gwm import __version__
+from gwm.cli import data
+from gwm.cli.run import Device, Json, Out, Seed, command, find_shards, new_folder, parse_size, show
+
+app = typer.Typer(
+    help="A generalizable driving world model with video mask reconstruction (MaskGWM).",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.add_typer(data.preprocess_app, name="preprocess")
+app.add_typer(data.shards_app, name="shards")
+
+Checkpoint = Annotated[
+    Path | None, typer.Option("--checkpoint", help="A .safetensors file or a run's folder; the embedded one if absent.")
+]
+Shards = Annotated[
+    Path | None, typer.Option("--data", help="A folder of shards; the only one in $GWM_DATA/shards if absent.")
+]
+
+
+def version(wanted: bool) -> None:
+    """Print the version and stop."""
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def main_options(
+    _: Annotated[bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Options of gwm itself."""
+
+
+@command(app, "demo")
+def demo(
+    out: Out = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Run the whole chain on a small rendered world: shards, training, a 200-frame rollout, scores. Minutes."""
+    from gwm.pipelines.demo import run_demo
+
+    run_demo(out or new_folder("demo"), seed, device, as_json)
+
+
+@command(app, "autoencoder")
+def autoencoder(
+    shards: Shards = None,
+    out: Out = None,
+    steps: Annotated[int, typer.Option("--steps", help="Training steps of 16 images.")] = 3000,
+    size: Annotated[str, typer.Option("--size", help="Frame size WIDTHxHEIGHT it is trained at.")] = "128x64",
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train nano's small autoencoder. The same command again resumes."""
+    from gwm.pipelines.autoencoder import train_autoencoder
+
+    out = out or Path("runs/autoencoder")
+    result = train_autoencoder(find_shards(shards), out, steps, parse_size(size), seed, device)
+    show("autoencoder", asdict(result), as_json)
+
+
+@command(app, "train")
+def train(
+    variant: Annotated[str, typer.Option("--variant", help="long.")] = "long",
+    preset: Annotated[str, typer.Option("--preset", help="nano.")] = "nano",
+    shards: Shards = None,
+    out: Out = None,
+    encoder: Annotated[
+        Path | None,
+        typer.Option("--autoencoder", help="A file or run of `gwm autoencoder`; the embedded one if absent."),
+    ] = None,
+    steps_scale: Annotated[float, typer.Option("--steps-scale", help="Multiplies the steps of all stages.")] = 1.0,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train in the paper's stages 1a, 1b, 1c, 2. The same command again resumes; finished stages are skipped."""
+    from gwm.pipelines.recipe import make_recipe
+    from gwm.pipelines.train import train as run_training
+
+    recipe = make_recipe(variant, preset, steps_scale, seed)
+    out = out or Path("runs") / f"{variant}-{preset}"
+    result = run_training(find_shards(shards), out, recipe, encoder, device)
+    show("training", asdict(result), as_json)
+
+
+@command(app, "rollout")
+def rollout(
+    frames: Annotated[int, typer.Option("--frames", help="Frames at 10 Hz, the condition frames included.")] = 200,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Image, video or shard folder to start from; embedded clip if absent.")
+    ] = None,
+    actions: Annotated[
+        str | None,
+        typer.Option(
+            "--actions",
+            help="keep, turn-left, turn-right, stop, or a CSV/JSON file with speed (m/s) and steering (rad) per frame; "
+            "the source's own if absent.",
+        ),
+    ] = None,
+    checkpoint: Checkpoint = None,
+    out: Out = None,
+    steps: Annotated[int, typer.Option("--steps", help="Euler steps per window.")] = 30,
+    guidance: Annotated[
+        float | None, typer.Option("--guidance", help="Guidance scale; the checkpoint's own if absent, 1 is none.")
+    ] = None,
+    condition_frames: Annotated[
+        int, typer.Option("--condition-frames", help="Frames that each window repeats from the one before.")
+    ] = 3,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Roll out a driving video: rollout.mp4, contact.png and rollout.json."""
+    from gwm.pipelines.checkpoint import load_checkpoint
+    from gwm.pipelines.rollout import RolloutSettings
+    from gwm.pipelines.rollout import rollout as run_rollout
+
+    loaded = load_checkpoint(checkpoint, device)
+    scale = loaded.training.guidance if guidance is None else guidance
+    settings = RolloutSettings(frames, steps, scale, condition_frames, seed)
+    out = out or new_folder("rollout")
+    result = run_rollout(loaded, out, settings, source, actions)
+    shown = {k: v for k, v in asdict(result).items() if k not in ("speed", "steering")}
+    show(f"rollout in {out}", {"folder": str(out), **shown}, as_json)
+
+
+@command(app, "score")
+def score(
+    real: Annotated[Path, typer.Argument(help="Videos (a folder or one file) or a folder of shards.")],
+    generated: Annotated[Path, typer.Argument(help="The same kinds.")],
+    clip_frames: Annotated[int, typer.Option("--clip-frames", help="Frames of a clip for the video distance.")] = 25,
+    out: Out = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Fréchet distances of frames and of clips between two sets of video, with the features' names."""
+    from gwm.pipelines.score import score as run_score
+    from gwm.pipelines.score import write_result
+
+    result = run_score(real, generated, clip_frames, device)
+    if out is not None:
+        write_result(out / "scores.json", result)
+    show("scores", asdict(result), as_json)
+
+
+@command(app, "info")
+def info(
+    checkpoint: Annotated[Path | None, typer.Argument(help="A checkpoint or run; the embedded one if absent.")] = None,
+    preset: Annotated[str | None, typer.Option("--preset", help="Describe a preset instead of a checkpoint.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Parameters by part, configuration, and what a checkpoint was trained on."""
+    from gwm.pipelines.info import describe_checkpoint, describe_preset
+
+    values = describe_preset(preset) if preset else describe_checkpoint(checkpoint)
+    show("model", values, as_json)
+
+
+def main() -> None:
+    """Entry point of the `gwm` command."""
+    app()

@@ -1,0 +1,140 @@
+"""Train nano's autoencoder on the frames of a shard folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from gwm.core import ConfigError
+from gwm.core.autoencoder import Autoencoder, autoencoder_loss
+from gwm.core.config import AUTOENCODER_FACTOR, preset
+from gwm.core.ema import ema_decay, start_ema, update_ema
+from gwm.pipelines.checkpoint import choose_device, load_tensors, load_weights, save_tensors
+from gwm.pipelines.progress import Ticker
+from gwm.pipelines.state import newest_state, restore_state, save_state, trainable
+from gwm.shards.files import make_folder, replacing
+from gwm.shards.index import Dataset, open_dataset
+from gwm.shards.reader import WindowSchedule, read_window
+
+FORMAT = "gwm-autoencoder"
+LEARNING_RATE, WARMUP, COOLDOWN, EMA = 2e-3, 100, 0.4, 0.995
+BATCH = 16  # images a step
+SAVE_INTERVAL = 120.0  # s
+VALIDATION_IMAGES = 128
+
+
+@dataclass(frozen=True)
+class AutoencoderResult:
+    """What training reached."""
+
+    steps: int
+    psnr: float  # dB, on validation frames
+    path: str
+
+
+def step_generator(*seed: int) -> torch.Generator:
+    """The random numbers of one step, from (seed, rank, …, step)."""
+    state = np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state) >> 1)
+
+
+def _images(dataset: Dataset, refs: Sequence[tuple[int, int]], size: tuple[int, int], device: torch.device) -> Tensor:
+    """Single frames at (row, start) -> (i 3 h w) in [-1, 1]."""
+    frames = np.concatenate([read_window(dataset, row, start, 1, size=size).frames[:, 0] for row, start in refs])
+    return rearrange(torch.from_numpy(frames), "i h w c -> i c h w").to(device).float() / 127.5 - 1
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    """Mean over images of the peak signal-to-noise ratio in dB; images (i 3 h w) in [-1, 1]."""
+    error = (a - b.clamp(-1, 1)).square().mean(dim=(1, 2, 3)).clamp(min=1e-10)
+    return float((10 * torch.log10(4 / error)).mean())
+
+
+def _spread(dataset: Dataset, split: str, count: int) -> list[tuple[int, int]]:
+    """Up to `count` frames spread evenly over a split, or over all samples where the split is empty."""
+    splits, lengths = dataset.table.column("split").to_pylist(), dataset.table.column("frames").to_pylist()
+    rows = [i for i, name in enumerate(splits) if name == split] or list(range(len(dataset)))
+    frames = [(row, start) for row in rows for start in range(lengths[row])]
+    picks = np.linspace(0, len(frames) - 1, min(count, len(frames))).astype(int)
+    return [frames[i] for i in picks]
+
+
+@torch.inference_mode()
+def _finish(model: Autoencoder, dataset: Dataset, size: tuple[int, int], device: torch.device) -> float:
+    """Set the latent statistics from training frames; return PSNR on validation frames."""
+    latents = model.posterior(_images(dataset, _spread(dataset, "train", 256), size, device))[0]
+    model.latent_mean.copy_(latents.mean(dim=(0, 2, 3))[:, None, None])
+    model.latent_std.copy_(latents.std(dim=(0, 2, 3))[:, None, None])
+    images = _images(dataset, _spread(dataset, "val", VALIDATION_IMAGES), size, device)
+    return psnr(images, model.decode(model.encode(images)))
+
+
+def train_autoencoder(
+    data: Path, out: Path, steps: int, size: tuple[int, int], seed: int = 0, device: str = "auto"
+) -> AutoencoderResult:
+    """Train the nano autoencoder for `steps` steps and write `out`/autoencoder.safetensors (its EMA weights).
+
+    The same command again continues where the last saved state stands, bit for bit.
+    """
+    if steps < 1:
+        raise ConfigError(f"--steps {steps} must be at least 1")
+    if size[0] % AUTOENCODER_FACTOR or size[1] % AUTOENCODER_FACTOR:
+        raise ConfigError(f"--size {size[0]}x{size[1]} must be multiples of {AUTOENCODER_FACTOR}")
+    dataset, place, config = open_dataset(data), choose_device(device), preset("nano")
+    run = make_folder(out)
+    settings = {"steps": steps, "size": list(size), "seed": seed, "data": dataset.index["sha256"]}
+    torch.manual_seed(seed)
+    model = Autoencoder(config.channels, config.autoencoder_width).to(place)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
+    ema, start = start_ema(trainable(model)), 0
+    if (state := newest_state(run)) is not None:
+        tensors, header = state
+        if header["settings"] != settings:
+            raise ConfigError(f"{run} holds a run with other settings {header['settings']}; choose another -o")
+        restore_state(tensors, model, optimizer, ema, str(run))
+        start = header["position"]
+    schedule = WindowSchedule(dataset, "train", seed)
+    saved = time.monotonic()
+    with Ticker("autoencoder", steps, start) as ticker:
+        for step in range(start, steps):
+            left = (steps - step) / max(1, COOLDOWN * steps)
+            for group in optimizer.param_groups:
+                group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / WARMUP, left)
+            images = _images(dataset, schedule.batch(step, BATCH, 1), size, place)
+            shape = (len(images), config.channels, size[1] // AUTOENCODER_FACTOR, size[0] // AUTOENCODER_FACTOR)
+            eps = torch.randn(shape, generator=step_generator(seed, 0, step)).to(place)
+
+            # one training step
+            loss = autoencoder_loss(images, *model(images, eps))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            update_ema(ema, trainable(model), ema_decay(step, EMA))
+
+            note = f"loss {loss.item():.4f}" if step % 20 == 0 else None
+            ticker.advance(note=note)
+            if time.monotonic() - saved > SAVE_INTERVAL or step + 1 == steps:
+                save_state(run, step + 1, model, optimizer, ema, settings=settings)
+                saved = time.monotonic()
+    model.load_state_dict(ema, strict=False)
+    result = AutoencoderResult(steps, _finish(model, dataset, size, place), str(run / "autoencoder.safetensors"))
+    header = {"format": FORMAT, "channels": config.channels, "width": config.autoencoder_width}
+    save_tensors(run / "autoencoder.safetensors", model.state_dict(), {**header, "psnr": result.psnr, **settings})
+    with replacing(run / "autoencoder.json") as temporary:
+        temporary.write_text(json.dumps(asdict(result), indent=2))
+    return result
+
+
+def load_autoencoder(given: Path, into: Autoencoder) -> None:
+    """Load the autoencoder of a file or of a run's folder into a model."""
+    path = given / "autoencoder.safetensors" if given.is_dir() else given
+    load_weights(into, load_tensors(path, FORMAT)[0], str(path))

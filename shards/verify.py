@@ -1,0 +1,208 @@
+"""What is in a dataset, and whether every byte of it is what was written."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gwm.shards import ShardError
+from gwm.shards.files import sha256_of
+from gwm.shards.images import decode_jpeg
+from gwm.shards.index import INDEX_FILE, Dataset, Member, Row, ShardFile, count, open_dataset, read_index
+from gwm.shards.sample import decode_description, faults, json_name
+from gwm.shards.schema import FRAME_RATE, SCHEMA_VERSION
+from gwm.shards.tar import padded, tar_header
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """The outcome of `verify`."""
+
+    samples: int
+    frames: int  # time steps
+    bytes: int  # of the shards
+    problems: list[str]  # "shard: member: what is wrong", shard by shard
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found."""
+        return not self.problems
+
+
+def verify(path: Path) -> VerifyReport:
+    """Check every byte of the dataset in folder `path`; all that is wrong is reported, not only the first.
+
+    The SHA-256 of the index and of each shard; every member as `tarfile` sees it against the index (name, offset, size,
+    CRC-32); every JPEG decoded in full and of the right size; every JSON against the index and `sample.faults`.
+    Raises ShardError where nothing can be checked: no dataset, or a dataset.json or index that cannot be read.
+    """
+    dataset = read_index(path)
+    problems = _check_index(dataset)
+    trusted = sha256_of(path / INDEX_FILE) == dataset.index["sha256"]
+    if not trusted:
+        problems.append(f"{INDEX_FILE}: SHA-256 differs from dataset.json; members are not compared with it")
+    rows: dict[str, list[int]] = {shard.name: [] for shard in dataset.shards}
+    if trusted:
+        for i, name in enumerate(dataset.table.column("shard").to_pylist()):
+            rows.setdefault(name, []).append(i)
+    for shard in dataset.shards:
+        problems += _check_shard(dataset, shard, rows[shard.name])
+    frames = int(dataset.table.column("frames").to_numpy().sum())
+    return VerifyReport(len(dataset), frames, sum(shard.bytes for shard in dataset.shards), problems)
+
+
+def info(path: Path) -> dict[str, Any]:
+    """A summary of the dataset in folder `path`, of JSON values. Raises ShardError as `open_dataset` does."""
+    dataset = open_dataset(path)
+    counts = dataset.counts
+    present = {
+        name: float(np.mean(dataset.table.column(f"has_{name}").to_pylist()))
+        for name in ("pose", "speed", "steering", "cameras")
+    }
+    present["text"] = float(np.mean([bool(text) for text in dataset.table.column("text").to_pylist()]))
+    return {
+        "path": str(path),
+        "schema_version": SCHEMA_VERSION,
+        "gwm_version": dataset.gwm_version,
+        "source": dataset.source,
+        "settings": dict(dataset.settings),
+        "samples": counts["samples"],
+        "frames": counts["frames"],
+        "hours": counts["seconds"] / 3600,
+        "scenes": counts["scenes"],
+        "splits": counts["splits"],
+        "frame_rate": FRAME_RATE,
+        "views": list(dataset.views),
+        "width": dataset.size[0],
+        "height": dataset.size[1],
+        "shards": len(dataset.shards),
+        "bytes": sum(shard.bytes for shard in dataset.shards),
+        "present": present,  # share of the samples that have it
+        "skipped": len(dataset.skipped),
+        "skipped_by_cause": dict(sorted(Counter(skip["cause"] for skip in dataset.skipped).items())),
+    }
+
+
+def _check_index(dataset: Dataset) -> list[str]:
+    """The index, dataset.json and the folder against each other."""
+    found = []
+    if dataset.counts != count(dataset.table):
+        found.append("dataset.json: counts differ from the index")
+    listed = {shard.name: shard.samples for shard in dataset.shards}
+    if listed != dict(Counter(dataset.table.column("shard").to_pylist())):
+        found.append("dataset.json: samples per shard differ from the index")
+    keys = Counter(dataset.table.column("key").to_pylist())
+    found += [f"{INDEX_FILE}: key {key} occurs {times} times" for key, times in keys.items() if times > 1]
+    strangers = sorted(file.name for file in dataset.path.glob("*.tar") if file.name not in listed)
+    return found + [f"{name}: not in dataset.json" for name in strangers]
+
+
+def _check_shard(dataset: Dataset, shard: ShardFile, rows: Sequence[int]) -> list[str]:
+    """One tar: its hash, then its samples; a hash that differs with no sample to blame is a problem of its own."""
+    path = dataset.path / shard.name
+    if not path.is_file():
+        return [f"{shard.name}: missing"]
+    try:
+        found = [f"{shard.name}: {problem}" for problem in _sample_problems(dataset, path, rows)]
+        size, sha256 = path.stat().st_size, sha256_of(path)
+    except OSError as error:
+        return [f"{shard.name}: cannot be read: {error.strerror or error}"]
+    if size != shard.bytes:
+        found.insert(0, f"{shard.name}: {size} bytes instead of {shard.bytes}")
+    elif sha256 != shard.sha256:
+        where = "" if found else "; the damage lies outside what the index describes"
+        found.insert(0, f"{shard.name}: SHA-256 differs from dataset.json{where}")
+    return found
+
+
+def _sample_problems(dataset: Dataset, path: Path, rows: Sequence[int]) -> Iterator[str]:
+    end = 0
+    with path.open("rb") as f:
+        for i in rows:
+            row = dataset.row(i)
+            if row.offset != end:
+                yield f"sample {row.key} begins at byte {row.offset}, not {end}"
+            f.seek(row.offset)
+            data = f.read(row.size)
+            end = row.offset + row.size
+            if len(data) < row.size:
+                yield f"sample {row.key}: {row.size - len(data)} of its {row.size} bytes lie past the end of the file"
+            else:
+                yield from _check_sample(row, data)
+
+
+def _check_sample(row: Row, data: bytes) -> Iterator[str]:
+    """`data` is the sample's part of its tar. Each member's header and data are read as a tar of their own, so that a
+    damaged header does not hide the members after it."""
+    end = 0
+    for member in row.members():
+        begin, at = end, member.offset - row.offset
+        end = at + padded(member.size)
+        problems = [
+            *_check_header(data[begin:end], member, at - begin),
+            *_check_data(row, member, data[at : at + member.size]),
+        ]
+        if any(data[at + member.size : end]):
+            problems.append("bytes after its end are not zero")
+        if problems:
+            yield f"{member.name}: {'; '.join(problems)}"
+    if end != row.size:
+        yield f"sample {row.key}: its members take {end} bytes, not {row.size}"
+
+
+def _check_header(data: bytes, member: Member, offset: int) -> Iterator[str]:
+    """The one member in `data` as tarfile sees it, and its header as it was written; its data lie at `offset`."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+            seen = tar.next()
+    except (tarfile.TarError, ValueError) as error:
+        yield f"tar header damaged ({error})"
+        return
+    if seen is None or (seen.name, seen.size, seen.offset_data) != (member.name, member.size, offset):
+        yield f"tar header damaged (it names {'nothing' if seen is None else f'{seen.name} of {seen.size} bytes'})"
+    elif data[:offset] != tar_header(member.name, member.size):
+        yield "tar header damaged (not as it was written)"
+
+
+def _check_data(row: Row, member: Member, data: bytes) -> Iterator[str]:
+    if zlib.crc32(data) != member.crc32:
+        yield "CRC-32 differs from the index"
+    try:
+        if member.name == json_name(row.key):
+            yield from _check_description(row, data)
+            return
+        height, width, _ = decode_jpeg(data).shape
+        if (width, height) != (row.width, row.height):
+            yield f"JPEG of {width}x{height}, not {row.width}x{row.height}"
+    except ShardError as error:
+        yield str(error)
+
+
+def _check_description(row: Row, data: bytes) -> Iterator[str]:
+    """The JSON of a sample against the index."""
+    description = decode_description(data)
+    yield from faults(row.key, description)
+    motion, cameras = description.motion, description.cameras
+    for name, stored, indexed in (
+        ("frames", len(description.timestamps), row.frames),
+        ("views", description.views, row.views),
+        ("scene", description.scene, row.scene),
+        ("split", description.split, row.split),
+        ("origin", description.origin, row.origin),
+        ("text", description.text, row.text),
+        ("pose", motion.pose is not None, row.has_pose),
+        ("speed", motion.speed is not None, row.has_speed),
+        ("steering", motion.steering is not None, row.has_steering),
+        ("cameras", len(cameras) == len(description.views), row.has_cameras),
+        ("camera sizes", {(camera.width, camera.height) for camera in cameras} - {(row.width, row.height)}, set()),
+    ):
+        if stored != indexed:
+            yield f"{name}: {stored!r}, but the index has {indexed!r}"

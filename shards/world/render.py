@@ -1,0 +1,277 @@
+"""The renderer: any pinhole camera on the ego car, painter's algorithm, anti-aliased by supersampling.
+
+A picture is drawn in layers: sky, clouds and far hills; the ground's paint in flat colours, multiplied by one map of
+light (shadows, headlights, street lamps) and faded into the haze; what stands on the ground, from far to near.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from gwm.shards.schema import Camera, Floats, Images
+from gwm.shards.world.atmosphere import Atmosphere, beam
+from gwm.shards.world.camera import project, to_camera
+from gwm.shards.world.order import Footprints, painters_order
+from gwm.shards.world.polygons import GLOW, HEAD, TAIL, Ints, Polygons
+from gwm.shards.world.raster import SHIFT, Corners, Raster
+from gwm.shards.world.scene import VIEW, Scene
+from gwm.shards.world.shadows import box_shadows, round_shadows
+
+BRAKE_RED, TAIL_RED, HEADLIGHT, LAMP = (226, 62, 50), (176, 40, 36), (255, 248, 226), (255, 214, 150)
+CAR_HEIGHT = 1.35  # m, of the box that casts a car's shadow
+HALO = 33  # pixels of the halo's stencil
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One frame as it is taken: where the camera is, and which cars are about."""
+
+    frame: int
+    ego: Floats  # (4, 4) ego -> world
+    world: Floats  # (4, 4) camera -> world
+    eye: Floats  # (2,) m, the camera's place on the ground
+    cars: Ints  # columns of the moving cars that are on the road within the view
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Polygons and the colours that the scene's light gives them."""
+
+    polygons: Polygons
+    lit: Floats  # (P, 3)
+
+
+class Renderer:
+    """Draws the frames of one scene as one camera on the ego car sees them."""
+
+    def __init__(self, scene: Scene, camera: Camera) -> None:
+        self.scene, self.camera, self.raster = scene, camera, Raster(camera)
+        look, scenery = scene.look, scene.scenery
+        self.air = Atmosphere(look, scene.ground.plain, camera, self.raster.factor)
+        self.still = [self._lit(scenery.faces), self._lit(scenery.blobs)]
+        self.paint = look.lit(scene.ground.colour, np.tile([0.0, 0.0, 1.0], (len(scene.ground.colour), 1)))
+        self.shadows = np.zeros((0, 10, 3))
+        if look.sun.any():
+            boxes = scenery.shadow > 0
+            casts = box_shadows(scenery.prints.take(boxes), scenery.shadow[boxes], look)
+            round_ = [round_shadows(p, look) for p in (scenery.faces, scenery.blobs)]
+            self.shadows = np.concatenate([casts, *round_])
+
+    def frame(self, index: int) -> Images:
+        """Frame `index` as (H, W, 3) uint8 RGB."""
+        shot = self._shot(index)
+        picture = self.air.background.copy()
+        self._backdrop(picture, shot)
+        self._ground(picture, shot)
+        for corners, colour in self._solids(shot):
+            cv2.fillConvexPoly(picture, corners, colour, cv2.LINE_8, SHIFT)
+        small = self.raster.reduce(picture)
+        if self.scene.look.lamps > 0:
+            self._halos(small, picture, shot)
+        return small
+
+    def _shot(self, index: int) -> Shot:
+        scene = self.scene
+        assert scene.ego.pose is not None
+        ego = scene.ego.pose[index]
+        world = ego @ self.camera.extrinsics
+        near = np.hypot(*(scene.traffic.pose[index, :, :2] - world[:2, 3]).T) < VIEW
+        s = scene.traffic.s[index]
+        return Shot(index, ego, world, world[:2, 3], np.flatnonzero(near & (s > 2) & (s < scene.road.length - 2)))
+
+    def _lit(self, polygons: Polygons) -> Batch:
+        """Colours in the scene's light; what glows keeps its own."""
+        lit = self.scene.look.lit(polygons.colour, polygons.normals())
+        return Batch(polygons, np.where((polygons.light == GLOW)[:, None], polygons.colour, lit))
+
+    def _backdrop(self, picture: Images, shot: Shot) -> None:
+        """Clouds and far hills: directions, not places."""
+        look, scene = self.scene.look, self.scene
+        turn = shot.world[:3, :3]
+        if len(scene.clouds):
+            angle = np.arange(12) * np.pi / 6
+            azimuth = scene.clouds[:, :1] + scene.clouds[:, 2:3] * np.cos(angle)
+            height = scene.clouds[:, 1:2] + scene.clouds[:, 3:] * np.sin(angle)
+            rays = np.stack([np.cos(azimuth), np.sin(azimuth), np.tan(height)], axis=-1) @ turn
+            white = look.horizon * 0.65 + (look.ambient + look.sun) * 225 * 0.35
+            self.raster.fill(picture, 1000 * rays, np.tile(np.minimum(white, 255), (len(rays), 1)))
+        h = scene.hills
+        share = np.array([-1.0, -0.7, -0.3, 0.0, 0.35, 0.7, 1.0])
+        azimuth = h[:, :1] + h[:, 1:2] * share
+        height = h[:, 2:] * np.array([0.0, 0.5, 0.92, 1.0, 0.85, 0.4, 0.0])
+        rays = np.stack([np.cos(azimuth), np.sin(azimuth), height], axis=-1) @ turn
+        hill = look.lit(np.array([[104.0, 118.0, 104.0]]), np.array([[0.0, 0.0, 1.0]]))
+        shade = np.where(np.arange(len(h))[:, None] % 3 == 0, 0.5, 0.36)
+        self.raster.fill(picture, 1000 * rays, hill * shade + look.horizon * (1 - shade))
+
+    def _ground(self, picture: Images, shot: Shot) -> None:
+        """Paint the ground in flat colours, darker below the cars; then light it and fade it into the haze."""
+        if self.air.rows.stop == 0:
+            return
+        prints = self.scene.car_prints(shot.frame).take(shot.cars)
+        below = replace(prints, half=prints.half + 0.05).corners()
+        dark = np.tile(self.paint.min(axis=0) * 0.5, (len(below), 1))
+        points = np.concatenate([self.scene.ground.points, np.pad(below, ((0, 0), (0, 0), (0, 1)))])
+        colours = np.concatenate([self.paint, dark])
+        near = np.hypot(*(points[:, 0, :2] - shot.eye).T) < VIEW
+        self.raster.fill(picture, to_camera(points[near], shot.world), colours[near])
+        self.air.light_ground(picture, self._light(shot, prints))
+
+    def _light(self, shot: Shot, prints: Footprints) -> Images | None:
+        """Shadows (by day) or lamplight (by night) on the ground as (H, W) uint8; None if there is neither."""
+        look = self.scene.look
+        if look.dark:
+            points, value = self.air.pools(self.scene.scenery.lamps, shot.eye)
+        elif look.sun.any():
+            points = np.concatenate([self.shadows, box_shadows(prints, np.full(len(prints.yaw), CAR_HEIGHT), look)])
+            points = points[np.hypot(*(points[:, 0, :2] - shot.eye).T) < VIEW / 2]
+            value = np.full((len(points), 1), self.air.shadow)
+        else:
+            return None
+        light: Images = np.full((self.raster.height, self.raster.width), 0 if look.dark else 255, np.uint8)
+        self.raster.fill(light, to_camera(points, shot.world), value)
+        return light
+
+    def _solids(self, shot: Shot) -> list[tuple[Corners, list[float]]]:
+        """All visible polygons of what stands on the ground, in drawing order, with their colours."""
+        still, cars = self.scene.scenery.prints, self.scene.car_prints(shot.frame).take(shot.cars)
+        prints = Footprints(*(np.concatenate([getattr(still, f), getattr(cars, f)]) for f in ("centre", "yaw", "half")))
+        visible = self._visible(prints, shot)
+        rank = np.full(len(prints.yaw), -1)
+        rank[visible[painters_order(prints.take(visible), shot.eye)]] = np.arange(len(visible))
+        corners: list[Corners] = []
+        colours, ranks = [], []
+        for batch in (self.still[0], self._moving(shot, len(still.yaw)), self.still[1]):
+            chosen = self._chosen(batch.polygons, prints, rank, shot)
+            part, lit = batch.polygons.take(chosen), batch.lit[chosen]
+            placed = to_camera(_turned(part, prints, shot.eye), shot.world)
+            drawn, seen = self.raster.corners(placed)
+            keep = np.flatnonzero(seen & _facing(placed))
+            corners += [drawn[i] for i in keep]
+            colours.append(self._seen(part.take(keep), lit[keep], placed[keep], shot))
+            ranks.append(rank[part.owner[keep]])
+        order = np.argsort(np.concatenate(ranks), kind="stable")
+        rgb = np.concatenate(colours).tolist()
+        return [(corners[i], rgb[i]) for i in order]
+
+    def _visible(self, prints: Footprints, shot: Shot) -> Ints:
+        """Indices of the solids that may reach into the picture."""
+        reach = np.hypot(*prints.half.T) + 5.0  # crowns and lamp arms reach beyond their footprint
+        centre = to_camera(np.pad(prints.centre, ((0, 0), (0, 1))), shot.world)
+        distance = np.hypot(*(prints.centre - shot.eye).T)
+        corners = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]) * [self.camera.width, self.camera.height]
+        rays = np.linalg.inv(self.camera.intrinsics) @ np.vstack([corners.T, np.ones(4)])
+        low, high = rays[0].min(), rays[0].max()
+        x, z = centre[:, 0], centre[:, 2]
+        inside = (x - high * z < reach * np.hypot(1, high)) & (low * z - x < reach * np.hypot(1, low)) & (z > -reach - 3)
+        return np.flatnonzero(inside & (distance < VIEW))
+
+    def _chosen(self, polygons: Polygons, prints: Footprints, rank: Ints, shot: Shot) -> Ints:
+        """Indices of the polygons of visible solids, in the detail that their distance asks for."""
+        pixel = np.hypot(*(prints.centre - shot.eye).T) / self.camera.intrinsics[0, 0]
+        size = pixel[polygons.owner]
+        return np.flatnonzero((rank[polygons.owner] >= 0) & (size >= polygons.finest) & (size < polygons.coarsest))
+
+    def _moving(self, shot: Shot, first: int) -> Batch:
+        """The moving cars' polygons in the world, their owners numbered from `first` on, their lights on or off."""
+        scene = self.scene
+        column = np.full(scene.traffic.size.shape[0], -1)
+        column[shot.cars] = np.arange(len(shot.cars))
+        part = scene.cars.take(column[scene.cars.owner] >= 0)
+        x, y, yaw = scene.traffic.pose[shot.frame][part.owner].T[:, :, None]
+        px, py, pz = part.points[..., 0], part.points[..., 1], part.points[..., 2]
+        points = np.stack([x + px * np.cos(yaw) - py * np.sin(yaw), y + px * np.sin(yaw) + py * np.cos(yaw), pz], axis=-1)
+        batch = self._lit(replace(part, points=points, owner=first + column[part.owner]))
+        braking = scene.traffic.braking[shot.frame][part.owner]
+        lamps = scene.look.lamps > 0
+        colour = batch.lit.copy()
+        colour[(part.light == TAIL) & lamps] = TAIL_RED
+        colour[(part.light == TAIL) & braking] = BRAKE_RED
+        colour[(part.light == HEAD) & lamps] = HEADLIGHT
+        return Batch(batch.polygons, colour)
+
+    def _seen(self, part: Polygons, lit: Floats, placed: Floats, shot: Shot) -> Floats:
+        """Colours (P, 3) of polygons at `placed` (P, N, 3) in the camera's frame, through headlights and haze."""
+        middle = placed.mean(axis=1)
+        if self.scene.look.dark:
+            ego = middle @ self.camera.extrinsics[:3, :3].T + self.camera.extrinsics[:3, 3]
+            plain = (part.light != GLOW) & (ego[:, 2] < 6)
+            lit = lit + part.colour * (0.6 * beam(ego[:, 0], ego[:, 1]) * plain)[:, None]
+        return np.minimum(self.scene.look.hazy(lit, np.linalg.norm(middle, axis=1)), 255.0)
+
+    def _halos(self, small: Images, picture: Images, shot: Shot) -> None:
+        """A glow around every light that is not hidden: street lamps, headlights, tail lights."""
+        points, colours, radius = self._lights(shot)
+        placed = to_camera(points, shot.world)
+        far = np.linalg.norm(placed, axis=1)
+        for k in np.flatnonzero((placed[:, 2] > 1.0) & (far < 150)):
+            u, v = project(placed[k], self.raster.lens)
+            x, y = int(u), int(v)
+            around = picture[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2] if min(x, y) >= 0 else picture[:0]
+            if around.size and around.max() > 150:
+                size = radius[k] * self.camera.intrinsics[0, 0] / far[k] + 0.01 * self.camera.width
+                _glow(small, u / self.raster.factor, v / self.raster.factor, float(size), colours[k] * self.scene.look.hazy(
+                    np.ones((1, 3)), far[k : k + 1]).clip(0, 1)[0])
+
+    def _lights(self, shot: Shot) -> tuple[Floats, Floats, Floats]:
+        """All lights that are on: places (L, 3), colours (L, 3) and radii (L,) of their halos in metres."""
+        lamps = self.scene.scenery.lamps
+        pose, size = self.scene.traffic.pose[shot.frame, shot.cars], self.scene.traffic.size[shot.cars]
+        ahead = np.stack([np.cos(pose[:, 2]), np.sin(pose[:, 2])], axis=-1)
+        towards = ((shot.eye - pose[:, :2]) * ahead).sum(axis=1) > 0
+        end = np.where(towards, 1, -1)[:, None] * ahead * size[:, :1] / 2
+        left = np.stack([-ahead[:, 1], ahead[:, 0]], axis=-1) * (size[:, 1:] / 2 - 0.2)
+        places = np.concatenate([pose[:, :2] + end + left, pose[:, :2] + end - left])
+        places = np.pad(places, ((0, 0), (0, 1)), constant_values=0.68)
+        braking = self.scene.traffic.braking[shot.frame, shot.cars]
+        own = np.where(towards[:, None], HEADLIGHT, np.array(BRAKE_RED) * np.where(braking, 0.9, 0.4)[:, None])
+        colours = np.concatenate([np.tile(LAMP, (len(lamps), 1)), own, own]) * (0.5 if self.scene.look.dark else 0.25)
+        radius = np.concatenate([np.full(len(lamps), 0.9), np.tile(np.where(towards, 0.75, 0.4), 2)])
+        return np.concatenate([lamps, places]), colours, radius
+
+
+def _turned(part: Polygons, prints: Footprints, eye: Floats) -> Floats:
+    """World points (P, N, 3) with the sideways parts of poles and crowns turned to the viewer."""
+    round_ = np.flatnonzero(part.side.any(axis=1))
+    if len(round_) == 0:
+        return part.points
+    points = part.points.copy()
+    to = points[round_, :, :2].mean(axis=1) - eye
+    to /= np.maximum(np.hypot(*to.T), 1e-6)[:, None]
+    right = np.stack([to[:, 1], -to[:, 0]], axis=-1)
+    points[round_, :, :2] += part.side[round_][..., None] * right[:, None]
+    return points
+
+
+def _facing(points: Floats) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Whether polygons (P, N, 3) in the camera's frame turn their outside to the camera."""
+    normal = np.cross(points[:, 1] - points[:, 0], points[:, 2] - points[:, 0])
+    out: np.ndarray[tuple[int], np.dtype[np.bool_]] = (normal * points[:, 0]).sum(axis=1) < 0
+    return out
+
+
+_STENCIL = np.hypot(*np.meshgrid(*[np.linspace(-1, 1, HALO)] * 2))
+_STENCIL = (np.clip(1 - _STENCIL, 0, 1) ** 2.2).astype(np.float32)
+
+
+def _glow(picture: Images, u: float, v: float, radius: float, colour: Floats) -> None:
+    """Add a soft disc of `radius` pixels around pixel (u, v), in place."""
+    x0, x1 = int(np.floor(u - radius)), int(np.ceil(u + radius))
+    y0, y1 = int(np.floor(v - radius)), int(np.ceil(v + radius))
+    lx, ly, hx, hy = max(x0, 0), max(y0, 0), min(x1, picture.shape[1]), min(y1, picture.shape[0])
+    if lx >= hx or ly >= hy:
+        return
+    scale = (HALO - 1) / 2 / radius
+    move = np.array([[scale, 0, (lx + 0.5 - u) * scale + (HALO - 1) / 2], [0, scale, (ly + 0.5 - v) * scale + (HALO - 1) / 2]])
+    disc = cv2.warpAffine(_STENCIL, move, (hx - lx, hy - ly), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    region = picture[ly:hy, lx:hx]
+    glow = np.clip(disc[..., None] * colour.astype(np.float32), 0, 255).astype(np.uint8)
+    picture[ly:hy, lx:hx] = cv2.add(region, glow)
+
+
+def render(scene: Scene, frame: int, camera: Camera) -> Images:
+    """Frame number `frame` of a scene as (H, W, 3) uint8 RGB. For many frames keep a `Renderer`."""
+    return Renderer(scene, camera).frame(frame)

@@ -1,0 +1,106 @@
+"""A scene: one stretch of road in one light, with everything that stands and moves on it, made from (seed, index)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gwm.shards import SourceError
+from gwm.shards.schema import Floats, Motion
+from gwm.shards.world.cars import vehicle
+from gwm.shards.world.drive import DT, Traffic, drive
+from gwm.shards.world.ground import CROSSING, Ground, paint_ground
+from gwm.shards.world.looks import Look, make_look
+from gwm.shards.world.order import Footprints
+from gwm.shards.world.places import PLACES, Layout, make_layout
+from gwm.shards.world.polygons import BLOB, Polygons, join
+from gwm.shards.world.road import Road, make_road
+from gwm.shards.world.scenery import Scenery, make_scenery
+
+VIEW = 450.0  # m, what is farther away is not drawn
+TRAFFIC = ("no", "light", "heavy")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything there is to see and to know of one scene of T frames."""
+
+    seed: int
+    index: int
+    layout: Layout
+    look: Look
+    road: Road
+    ego: Motion  # T frames; the pose is that of the rear axle on the ground
+    ground: Ground
+    scenery: Scenery
+    traffic: Traffic
+    cars: Polygons  # (P, 4) faces of all moving cars in their own frames; owner = column in `traffic`
+    hills: Floats  # (H, 3): azimuth, half width, height, radians
+    clouds: Floats  # (C, 4): azimuth, elevation, half width, half height, radians
+    text: str
+
+    @property
+    def frames(self) -> int:
+        """Number of frames T."""
+        return len(self.traffic.pose)
+
+    def car_prints(self, frame: int) -> Footprints:
+        """The footprints of the moving cars in one frame."""
+        pose = self.traffic.pose[frame]
+        return Footprints(pose[:, :2], pose[:, 2], self.traffic.size / 2)
+
+
+def make_scene(seed: int, index: int, frames: int) -> Scene:
+    """The scene number `index` of the world `seed`, `frames` frames long at 10 Hz.
+
+    Everything is drawn from `numpy.random.default_rng([seed, index])`: a scene depends neither on other scenes nor on
+    who makes it. Raises SourceError for a negative seed or index, or fewer than 2 frames.
+    """
+    if seed < 0 or index < 0:
+        raise SourceError(f"seed {seed}, scene {index}: both must be 0 or larger")
+    if frames < 2:
+        raise SourceError(f"{frames} frames: a scene of the world needs at least 2")
+    rng = np.random.default_rng([seed, index])
+    place = PLACES[rng.choice(4, p=[0.35, 0.25, 0.22, 0.18])]
+    layout, look = make_layout(rng, place), make_look(rng)
+    limit = float(rng.uniform(*place.limit))
+    road = make_road(rng, place.bends, 60.0 + 1.1 * limit * DT * (frames + 20) + VIEW)
+    traffic = int(rng.choice(3, p=[0.15, 0.45, 0.4]))
+    spacing = None if traffic == 0 else place.spacing[0] if traffic == 2 else place.spacing[1]
+    driven = drive(rng, road, layout, limit, spacing, frames)
+    scenery = make_scenery(rng, road, layout, look)
+    return Scene(
+        seed, index, layout, look, road, driven.ego,
+        paint_ground(rng, road, layout, _crossings(rng, layout, road, driven.stops), scenery.drives),
+        scenery, driven.traffic, _moving(rng, driven.traffic), *_backdrop(rng, look),
+        text=f"{look.name} {place.name}, {TRAFFIC[traffic]} traffic",
+    )  # fmt: skip
+
+
+def _crossings(rng: np.random.Generator, layout: Layout, road: Road, stops: tuple[float, ...]) -> list[float]:
+    """Arc lengths of zebra crossings: wherever the ego stopped for no car, and some more."""
+    if not layout.place.sidewalk:
+        return []
+    chance = [float(s) for s in np.arange(rng.uniform(10, 90), road.length, 90.0) if rng.random() < 0.6]
+    wanted = [s + 1.5 + CROSSING[0] for s in stops]
+    return wanted + [s for s in chance if all(abs(s - w) > 15 for w in wanted)]
+
+
+def _moving(rng: np.random.Generator, traffic: Traffic) -> Polygons:
+    """The bodies of all moving cars."""
+    bodies = [vehicle(rng, *size).faces.placed(0.0, 0.0, 0.0, i) for i, size in enumerate(traffic.size)]
+    return join(bodies, 4)
+
+
+def _backdrop(rng: np.random.Generator, look: Look) -> tuple[Floats, Floats]:
+    """Hills around the horizon and clouds above it, at the same directions wherever one stands."""
+    n = 26
+    azimuth = np.arange(n) * 2 * np.pi / n + rng.uniform(-0.1, 0.1, n)
+    hills = np.stack([azimuth, rng.uniform(0.14, 0.4, n), rng.uniform(0.008, 0.05, n) * rng.choice([0.4, 1.0])], axis=-1)
+    c = look.clouds
+    clouds = [rng.uniform(-np.pi, np.pi, c), rng.uniform(0.1, 0.42, c), rng.uniform(0.08, 0.3, c), rng.uniform(0.01, 0.035, c)]
+    return hills, np.stack(clouds, axis=-1)
+
+
+__all__ = ["BLOB", "Scene", "make_scene"]

@@ -1,0 +1,75 @@
+"""A tiny world model, a tiny dataset and a tiny recipe: everything real, nothing large."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gwm.core.config import ModelConfig
+from gwm.core.world_model import WorldModel
+from gwm.pipelines.recipe import NANO_LONG, Recipe, Stage
+from gwm.shards.images import encode_jpeg
+from gwm.shards.motion import integrate
+from gwm.shards.schema import Chunk, Motion
+from gwm.shards.writer import DatasetWriter
+
+torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
+
+TINY = ModelConfig(
+    width=32, heads=2, depth=3, decoder_depth=1, channels=4, text_tokens=4, text_width=16, text_vocabulary=32,
+    autoencoder_width=16,
+)  # fmt: skip
+SIZE = (64, 32)  # pixels: a latent of 8x4, tokens of 4x2
+
+
+def tiny_recipe(steps: int = 1) -> Recipe:
+    """All four stages, `steps` steps each."""
+    return Recipe(
+        **{
+            **{f: getattr(NANO_LONG, f) for f in NANO_LONG.__dataclass_fields__},
+            "preset": "tiny",
+            "model": TINY,
+            "size": SIZE,
+            "stages": (
+                Stage("1a", steps, (1,), 2, temporal=False, reconstruction=False),
+                Stage("1b", steps, (4, 6), 2, reconstruction=False),
+                Stage("1c", steps, (4, 6), 2),
+                Stage("2", steps, (6,), 2, actions=True, cooldown=0.5),
+            ),
+        }
+    )
+
+
+def tiny_chunk(i: int, frames: int = 30, split: str = "train") -> Chunk:
+    """A moving gradient with motion."""
+    rng = np.random.default_rng(i)
+    ramp = np.linspace(0, 200, SIZE[0])[None, :, None] + rng.uniform(0, 50, 3)
+    images = [np.roll(ramp, 2 * t, axis=1).repeat(SIZE[1], axis=0).astype(np.uint8) for t in range(frames)]
+    speed, steering = rng.uniform(2, 12) + np.zeros(frames), rng.uniform(-1, 1) + np.zeros(frames)
+    return Chunk(
+        key=f"tiny-{i:03d}", scene=f"scene-{i}", split=split, origin="test",
+        frames={"front": [encode_jpeg(np.ascontiguousarray(image)) for image in images]},
+        timestamps=np.arange(frames) / 10, motion=Motion(integrate(speed, steering), speed, steering), text="day road",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four training samples and one for validation."""
+    out = tmp_path_factory.mktemp("shards") / "tiny"
+    with DatasetWriter(out, "tiny", {}) as writer:
+        for i in range(5):
+            writer.add(tiny_chunk(i, split="val" if i == 4 else "train"))
+    return out
+
+
+@pytest.fixture
+def tiny_model() -> WorldModel:
+    """A world model whose every parameter is random, so that no gate is closed."""
+    torch.manual_seed(0)
+    model = WorldModel(TINY)
+    for parameter in model.dit.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
