@@ -46,7 +46,7 @@ def world(
     scenes: Annotated[int, typer.Option("--scenes", min=1, help="Scenes, one sample each.")] = 200,
     frames: Annotated[int, typer.Option("--frames", min=1, help="Frames of a scene at 10 Hz.")] = 100,
     size: Size = "512x288",
-    val_every: Annotated[int, typer.Option("--val-every", min=0, help="Every n-th scene is validation; 0: none.")] = 10,
+    val_every: Annotated[int, typer.Option("--val-every", min=1, help="Every n-th scene is validation.")] = 10,
     seed: Seed = 0,
     workers: Annotated[int, typer.Option("--workers", min=0, help="Processes; 0: one for each CPU.")] = 0,
     as_json: Json = False,

@@ -53,7 +53,8 @@ def demo(
     """Run the whole chain on a small rendered world: shards, training, a 200-frame rollout, scores. Minutes."""
     from gwm.pipelines.demo import run_demo
 
-    run_demo(out or new_folder("demo"), seed, device, as_json)
+    result = run_demo(out or new_folder("demo"), seed, device)
+    show("demo", asdict(result), as_json)
 
 
 @command(app, "autoencoder")

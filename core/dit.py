@@ -48,7 +48,8 @@ class MaskToken(nn.Module):
     def forward(self, eps: Tensor, tau: Tensor) -> Tensor:
         """Noise tokens (b t k n e), τ (b t) -> (b t k n d)."""
         tau = rearrange(tau, "b t -> b t 1 1 1")
-        return (1 - tau) * self.f_m(eps) + tau * self.p
+        token: Tensor = (1 - tau) * self.f_m(eps) + tau * self.p
+        return token
 
 
 class Reconstruction(nn.Module):
@@ -62,7 +63,8 @@ class Reconstruction(nn.Module):
 
     def forward(self, x: Tensor, stream: Tensor, c: Tensor, text: Tensor, kind: Literal["spatial", "time"]) -> Tensor:
         """Give restored tokens x (b t k n d) context: F_s for the spatial mask, F_t for the time mask."""
-        out: Tensor = self.spatial(x, stream, c)[0] if kind == "spatial" else self.temporal(x, text, c, None)
+        spatial, temporal = self.spatial, self.temporal
+        out: Tensor = spatial(x, stream, c)[0] if kind == "spatial" else temporal(x, text, c, None)
         return out
 
 

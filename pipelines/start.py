@@ -17,7 +17,7 @@ from gwm.shards.images import fit
 from gwm.shards.index import DATASET_FILE, Dataset, open_dataset
 from gwm.shards.reader import read_window
 from gwm.shards.schema import Camera, Images, Motion
-from gwm.shards.sources.video import read_frames
+from gwm.shards.video import read_frames
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 EMBEDDED = "start"  # a dataset folder of one world sample

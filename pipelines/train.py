@@ -49,7 +49,6 @@ class Data:
 
     latents: LatentDataset
     schedule: WindowSchedule
-    name: str
 
     def batch(self, stage: Stage, step: int, generator: torch.Generator) -> tuple[Tensor, list[str], Tensor]:
         """The batch of a step: window length drawn from the stage's, then the schedule's windows of that length."""
@@ -178,7 +177,7 @@ def run_stage(run: Run, learner: Learner, index: int, step: int, data: Data, sto
     model, optimizer, device = learner.model, learner.optimizer, next(learner.model.dit.parameters()).device
     before = sum(s.steps for s in recipe.stages[:index])
     saved = measured = time.monotonic()
-    title = f"stage {stage.name}"
+    first, title = step, f"stage {stage.name}"
     with Ticker(title, stage.steps, step) as ticker, stop_on_signal() as signals:
         while step < stage.steps and not signals and (stop_after is None or before + step < stop_after):
             generator = step_generator(recipe.seed, 0, index, step)
@@ -214,7 +213,8 @@ def run_stage(run: Run, learner: Learner, index: int, step: int, data: Data, sto
             if time.monotonic() - saved > SAVE_INTERVAL:
                 run.save(learner, index, step)
                 saved = time.monotonic()
-        run.save(learner, index, step)
+        if step > first:
+            run.save(learner, index, step)
     return step
 
 
@@ -244,10 +244,11 @@ def train(
     else:
         learner.model.autoencoder.load_state_dict(load_checkpoint(None, device).model.autoencoder.state_dict())
     latents = encode_dataset(dataset, learner.model.autoencoder, recipe.size, out)
-    source = Data(latents, WindowSchedule(dataset, "train", recipe.seed), run.data)
     run.truncate_metrics(0 if state is None else int(state[1]["position"]))
 
     while True:
+        longest = max(recipe.stages[index].frames)
+        source = Data(latents, WindowSchedule(dataset, "train", recipe.seed, min_length=longest))
         step = run_stage(run, learner, index, step, source, stop_after)
         if step < recipe.stages[index].steps or index + 1 == len(recipe.stages):
             break

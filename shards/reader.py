@@ -129,7 +129,7 @@ class WindowSchedule:
     def __init__(
         self, dataset: Dataset, split: str, seed: int, rank: int = 0, world_size: int = 1, min_length: int = 1
     ) -> None:
-        """Of the samples of `split`, those of at least `min_length` frames take part: the longest window of the run.
+        """Of the samples of `split`, those of at least `min_length` frames take part.
 
         Raises ShardError if none is left, and if there are fewer shards than ranks.
         """
@@ -142,20 +142,28 @@ class WindowSchedule:
                 f"{dataset.path} has {len(np.unique(shards))} shards with {split} samples for {world_size} processes; "
                 "use at most as many processes as shards, or a dataset of more shards"
             )
-        self.seed, self.rank, self.min_length = seed, rank, min_length
+        self.seed, self.rank = seed, rank
         self.rows: Indices = rows[np.isin(shards, _deal(shards.tolist(), world_size)[rank])]
         self.frames: Indices = dataset.table.column("frames").to_numpy()[self.rows].astype(np.int64)
 
     def batch(self, step: int, batch_size: int, length: int) -> list[tuple[int, int]]:
         """The (row, start) of the `batch_size` windows of `length` frames of step `step`.
 
-        `batch_size` has to be the same at every step; `length` may vary, up to `min_length`.
+        `batch_size` has to be the same at every step. Chunks shorter than `length` are left out; where `length` varies
+        and chunks are short, give the longest as `min_length`, so that an epoch is the same set of chunks at every
+        step. Raises ShardError if no chunk of this rank is long enough.
         """
-        assert 0 < length <= self.min_length, f"a window of {length} frames in a schedule for {self.min_length}"
+        long_enough = np.flatnonzero(self.frames >= length)
+        if length < 1 or len(long_enough) == 0:
+            raise ShardError(
+                f"no windows of {length} frames: the longest sample of rank {self.rank} has {self.frames.max()}; "
+                "use shorter windows, or make longer chunks"
+            )
         found = []
         for i in range(batch_size):
-            epoch, position = divmod(step * batch_size + i, len(self.rows))
-            at = _permutation(self.seed, self.rank, epoch, len(self.rows))[position]
+            epoch, position = divmod(step * batch_size + i, len(long_enough))
+            order = _permutation(self.seed, self.rank, epoch, len(long_enough))
+            at = long_enough[order[position]]
             draw = np.random.default_rng([_START, self.seed, self.rank, step, i])
             found.append((int(self.rows[at]), int(draw.integers(self.frames[at] - length + 1))))
         return found

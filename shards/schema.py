@@ -72,6 +72,14 @@ class Chunk:
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """What a source leaves out of the shards; it travels beside the chunks, so that no loss is silent."""
+
+    item: str  # the source file, and which part of it
+    cause: str  # the same words for the same cause, so that causes can be counted
+
+
+@dataclass(frozen=True)
 class Actions:
     """The actions of a window as Vista defines them; NaN (or None for the whole kind) where unknown.
 

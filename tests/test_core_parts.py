@@ -1,5 +1,7 @@
 """Small parts: EMA, text, actions, embeddings, autoencoder, configuration."""
 
+import zlib
+
 import pytest
 import torch
 from conftest import TINY
@@ -31,7 +33,7 @@ def test_hashed_text_is_stable_and_case_blind_and_padded():
     assert ids[0, :3].tolist() == ids[2, :3].tolist()
     assert ids[1].tolist() == [0, 0, 0, 0]
     assert (ids < 32).all()
-    assert hash_tokens(["road"], 1, 1024).item() == 1 + 0x9FB1_9B1E % 1023 or ids[0, 0] > 0
+    assert hash_tokens(["road"], 1, 1024).item() == 1 + zlib.crc32(b"road") % 1023  # not Python's salted hash
 
 
 def test_text_encoder_depends_on_word_order():
@@ -95,7 +97,7 @@ def test_an_autoencoder_learns_an_image():
     images = torch.rand(1, 3, 4, 8).repeat_interleave(8, 2).repeat_interleave(8, 3) * 2 - 1
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     losses = []
-    for _ in range(40):
+    for _ in range(120):
         loss = autoencoder_loss(images, *model(images, torch.zeros(1, 4, 4, 8)))
         optimizer.zero_grad()
         loss.backward()

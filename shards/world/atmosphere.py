@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from gwm.shards.schema import Camera, Floats, Images
 from gwm.shards.world.looks import Look
-from gwm.shards.world.polygons import BLOB, Colour
+from gwm.shards.world.polygons import Colour
 
 BEAM = 3.2  # how much brighter the headlights make the ground ahead, relative to the night's own light
-POOL = ((9.0, 0.35), (6.5, 0.75), (4.2, 1.2), (2.2, 1.6))  # m, radius of the light below a lamp, and its brightness
+POOL = 5.0, 2.4  # m, radius of the light below a street lamp, and how much brighter it makes the ground there
+COARSE = 4  # lamplight, being soft, is computed on every 4th pixel
 
 
 def beam(x: Floats, y: Floats) -> Floats:
@@ -27,7 +31,7 @@ class Atmosphere:
     def __init__(self, look: Look, plain: Colour, camera: Camera, factor: int) -> None:
         """`plain`: colour of the bare ground; `factor`: the picture is drawn that many times larger."""
         self.look = look
-        self.unit = 64 if look.dark else 255  # what counts as unchanged in the map of light
+        self.unit = 50 if look.dark else 255  # what counts as unchanged in the map of light
         self.shadow = float(self.unit * look.ambient.sum() / (look.ambient + look.sun * look.sun_direction[2]).sum())
         rays = _rays(camera, factor)
         below = rays[..., 2] < 0
@@ -40,37 +44,37 @@ class Atmosphere:
         scale = camera.extrinsics[2, 3] / np.maximum(-rays[..., 2], 1e-4)
         clear = np.where(below, np.exp(-np.minimum(scale, 1e4) / look.haze), 1.0)
         gain = np.ones_like(clear)
+        self.ground = np.zeros((0, 0, 2), np.float32)
         if look.dark:
             x, y = (camera.extrinsics[i, 3] + scale * rays[..., i] for i in (0, 1))
             gain += BEAM * beam(x, y) * below
+            self.ground = np.stack([x, y], axis=-1)[COARSE // 2 :: COARSE, COARSE // 2 :: COARSE].astype(np.float32)
         self.clear = (255 * clear).round().astype(np.uint8)
         self.gain = np.clip(self.unit * gain, 0, 255).round().astype(np.uint8)
         self.haze = np.where(below[..., None], look.horizon * (1 - clear[..., None]), 0.0).round().astype(np.uint8)
 
-    def light_ground(self, picture: Images, extra: Images | None) -> None:
+    def light_ground(self, picture: Images, shadows: Images | None, lamps: Floats) -> None:
         """Light the flat colours of the ground in `picture` (H, W, 3) and fade them into the haze, in place.
 
-        extra: (H, W) uint8, by day what the shadows leave of the light, at night what the lamps add to it.
+        shadows: (H, W) uint8, what they leave of the light; lamps: (L, 2) street lamps in the ego frame, m.
         """
-        light = self.gain
-        if extra is not None:
-            extra = extra[self.rows]
-            light = cv2.add(light, extra) if self.look.dark else cv2.multiply(light, extra, scale=1 / 255)
+        light: npt.NDArray[Any] = self.gain
+        if shadows is not None:
+            light = cv2.multiply(light, shadows[self.rows], scale=1 / 255)
+        if len(lamps) and self.ground.size:
+            light = cv2.add(light, self._pools(lamps, (light.shape[1], light.shape[0])))
         light = cv2.multiply(light, self.clear, scale=1 / 255)
-        ground = picture[self.rows]
-        ground = cv2.multiply(ground, cv2.merge([light, light, light]), scale=1 / self.unit)
+        rgb = cv2.merge([light, light, light])
+        ground = cv2.multiply(picture[self.rows], rgb, scale=1 / self.unit)
         picture[self.rows] = cv2.add(ground, self.haze)
 
-    def pools(self, lamps: Floats, eye: Floats) -> tuple[Floats, Floats]:
-        """Light on the ground below `lamps` (L, 3) near `eye` (2,): polygons (P, BLOB, 3) and values (P, 1)."""
-        lamps = lamps[np.hypot(*(lamps[:, :2] - eye).T) < 160]
-        angle = np.arange(BLOB) * 2 * np.pi / BLOB
-        ring = np.stack([np.cos(angle), np.sin(angle), np.zeros(BLOB)], axis=-1)
-        centre = lamps[None, :, None] * np.array([1.0, 1.0, 0.0])
-        radius = np.array([r for r, _ in POOL])
-        points = centre + ring * radius[:, None, None, None]
-        value = np.repeat([[v * self.unit] for _, v in POOL], len(lamps), axis=0)
-        return points.reshape(-1, BLOB, 3), value
+    def _pools(self, lamps: Floats, size: tuple[int, int]) -> npt.NDArray[Any]:
+        """What street lamps (L, 2) add to the map of light, as a picture of `size` (width, height)."""
+        pools = np.zeros(self.ground.shape[:2], np.float32)
+        for x, y in lamps.astype(np.float32):
+            squared = (self.ground[..., 0] - x) ** 2 + (self.ground[..., 1] - y) ** 2
+            pools += np.float32(POOL[1] * self.unit) / (1 + squared / np.float32(POOL[0] ** 2)) ** 2
+        return cv2.resize(np.minimum(pools, 255).astype(np.uint8), size, interpolation=cv2.INTER_LINEAR)
 
 
 def _rays(camera: Camera, factor: int) -> Floats:

@@ -17,8 +17,10 @@ WALLS = (
 ROOFS = ((134, 82, 66), (104, 84, 76), (92, 94, 98), (120, 100, 84))
 GLASS = (92, 106, 120)
 LAMPLIGHT = (244, 200, 128)
+DARK = np.array([20.0, 20.0, 30.0])  # of a wall at night
 AWNINGS = ((130, 62, 58), (66, 92, 84), (64, 80, 116), (176, 146, 84))
-DETAIL = 0.55  # m; when a pixel on the house is larger than this, rows of windows become stripes
+DETAIL = 0.45  # m; when a pixel on the house is larger than this, rows of windows become stripes
+FAR = 1.6  # m; when it is larger than this, the whole wall has one colour
 
 
 def pick(rng: np.random.Generator, colours: tuple[Colour, ...], spread: float = 10.0) -> Colour:
@@ -67,13 +69,18 @@ def windows(
     solid.face(panes[~bright], glass, coarsest=DETAIL)
     lamp = np.array(LAMPLIGHT) * rng.uniform(0.75, 1.0, (len(panes), 1))
     solid.face(panes[bright], lamp[bright], light=GLOW, coarsest=DETAIL)
-    stripe = np.array([[spans[0, 0], spans[-1, 1]]])
-    rows = _panes(a, b, stripe, heights)
-    light = bright.reshape(len(floors), columns).mean(axis=1)
-    solid.face(rows, mix(colour, glass, share), finest=DETAIL)
-    for row, part in zip(rows, light, strict=True):
-        if part > 0.25:
-            solid.face(row, mix((20, 20, 30), LAMPLIGHT, 0.75 * part * share), light=GLOW, finest=DETAIL)
+    across = np.array([[spans[0, 0], spans[-1, 1]]])
+    light = bright.reshape(len(floors), columns).mean(axis=1, keepdims=True)
+    glow = light[:, 0] > 0.25
+    rows = _panes(a, b, across, heights)
+    solid.face(rows[~glow], mix(colour, glass, share), finest=DETAIL, coarsest=FAR)
+    shine = DARK + (np.array(LAMPLIGHT) - DARK) * 0.75 * share * light
+    solid.face(rows[glow], shine[glow], light=GLOW, finest=DETAIL, coarsest=FAR)
+    whole = _panes(a, b, across, np.array([[heights[0, 0], heights[-1, 1]]]))
+    if light.mean() > 0.25:
+        solid.face(whole, DARK + (np.array(LAMPLIGHT) - DARK) * 0.4 * share * light.mean(), light=GLOW, finest=FAR)
+    else:
+        solid.face(whole, mix(colour, glass, share * 0.5), finest=FAR)
 
 
 def _sides(width: float, depth: float) -> list[tuple[Floats, Floats]]:
@@ -94,21 +101,20 @@ def block(rng: np.random.Generator, width: float, depth: float, floors: int, lit
     shops = rng.random() < 0.5
     office = rng.random() < 0.35
     pitch, share = (3.2, 0.86) if office else (rng.uniform(2.2, 3.0), rng.uniform(0.42, 0.58))
-    sills = np.arange(1 if shops else 0, floors) * 3.0 + 1.1
+    sills = 3.0 * np.arange(1.0 if shops else 0.0, floors) + 1.1
     for side, (a, b) in enumerate(_sides(width, depth)):
         if len(sills) and (side == 0 or rng.random() < 0.75):
             windows(rng, solid, (a, b), sills, pitch, share, wall, lit)
-    front, right, left = _sides(width, depth)
-    for a, b in (front, right, left):  # a cornice below the roof and a base above the ground
+    for a, b in _sides(width, depth):  # a cornice below the roof and a base above the ground
         length = float(np.linalg.norm(b - a))
-        solid.face(_panes(a, b, np.array([[0, length]]), np.array([[height - 0.5, height]])), mix(wall, (70, 68, 68), 0.35))
-        solid.face(_panes(a, b, np.array([[0, length]]), np.array([[0, 0.5]])), mix(wall, (70, 68, 68), 0.25))
+        bands = _panes(a, b, np.array([[0, length]]), np.array([[height - 0.5, height], [0, 0.5]]))
+        solid.face(bands, mix(wall, (70, 68, 68), 0.3), coarsest=0.6)
     if shops:
         glow = lit > 0 and rng.random() < 0.6
-        glass = LAMPLIGHT if glow else (78, 88, 98)
+        glass = mix(LAMPLIGHT, DARK, 0.25) if glow else (78, 88, 98)
         span = np.array([[0.6, width - 0.6]])
-        solid.face(_panes(*front, span, np.array([[0.5, 2.5]])), glass, light=GLOW if glow else PLAIN)
-        solid.face(_panes(*front, span, np.array([[2.5, 3.1]])), pick(rng, AWNINGS))
+        solid.face(_panes(*_sides(width, depth)[0], span, np.array([[0.5, 2.5]])), glass, light=GLOW if glow else PLAIN)
+        solid.face(_panes(*_sides(width, depth)[0], span, np.array([[2.5, 3.1]])), pick(rng, AWNINGS))
     return solid
 
 
@@ -120,19 +126,18 @@ def house(rng: np.random.Generator, width: float, depth: float, lit: float) -> S
     eaves, rise = floors * 2.8 + 0.3, rng.uniform(1.8, 3.2)
     x, out = width / 2, 0.4
     solid.box((-x, 0, 0), (x, depth, eaves), wall)
-    sills = np.arange(floors) * 2.8 + 0.9
+    sills = 2.8 * np.arange(0.0, floors) + 0.9
     for a, b in _sides(width, depth):
         windows(rng, solid, (a, b), sills, 2.9, 0.42, wall, lit)
-    door = rng.uniform(-x + 1.5, x - 1.5)
-    solid.face(_panes(np.array([door, 0.0]), np.array([door + 1.0, 0.0]), np.array([[0, 1.0]]), np.array([[0, 2.1]])), (92, 70, 58))
+    door = rng.uniform(0.5, width - 1.5)
+    solid.face(_panes(*_sides(width, depth)[0], np.array([[door, door + 1.0]]), np.array([[0, 2.1]])), (92, 70, 58))
     y0, y1, m, top = -out, depth + out, depth / 2, eaves + rise
     if rng.random() < 0.6:  # ridge along the road
-        ends = ((-x - out, -x), (x + out, x))
-        (ol, _), (or_, _) = ends
+        o = x + out
         solid.face([(x, 0, eaves), (x, depth, eaves), (x, m, top), (x, m, top)], wall)
         solid.face([(-x, depth, eaves), (-x, 0, eaves), (-x, m, top), (-x, m, top)], wall)
-        solid.face([(ol, y0, eaves - 0.2), (or_, y0, eaves - 0.2), (or_, m, top), (ol, m, top)], roof)
-        solid.face([(or_, y1, eaves - 0.2), (ol, y1, eaves - 0.2), (ol, m, top), (or_, m, top)], roof)
+        solid.face([(-o, y0, eaves - 0.2), (o, y0, eaves - 0.2), (o, m, top), (-o, m, top)], roof)
+        solid.face([(o, y1, eaves - 0.2), (-o, y1, eaves - 0.2), (-o, m, top), (o, m, top)], roof)
     else:  # gable towards the road
         o = x + out
         solid.face([(-x, 0, eaves), (x, 0, eaves), (0, 0, top), (0, 0, top)], wall)

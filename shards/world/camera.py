@@ -6,8 +6,10 @@ Pixel i of a row covers [i, i + 1), so that a camera scales with its picture.
 from __future__ import annotations
 
 import numpy as np
+from einops import rearrange
 
 from gwm.shards.schema import Camera, Floats
+from gwm.shards.world.polygons import Bools
 
 FIELD_OF_VIEW = np.radians(68.0)  # horizontal
 MOUNT = (1.5, 0.0, 1.5)  # m, ahead of the rear axle, left, above the ground
@@ -35,20 +37,27 @@ def to_camera(points: Floats, world_from_camera: Floats) -> Floats:
     return out
 
 
+def pixels(x: Floats, y: Floats, z: Floats, intrinsics: Floats) -> tuple[Floats, Floats]:
+    """Pixel columns and rows of points given by their coordinates in the camera's frame; only meaningful for z > 0."""
+    k = intrinsics
+    return (k[0, 0] * x + k[0, 1] * y) / z + k[0, 2], k[1, 1] * y / z + k[1, 2]
+
+
 def project(points: Floats, intrinsics: Floats) -> Floats:
-    """Pixels (..., 2) of points (..., 3) in the camera's frame; only meaningful where z > 0."""
-    x, y, z = points[..., 0], points[..., 1], points[..., 2]
-    u = intrinsics[0, 0] * x / z + intrinsics[0, 1] * y / z + intrinsics[0, 2]
-    return np.stack([u, intrinsics[1, 1] * y / z + intrinsics[1, 2]], axis=-1)
+    """Pixels (..., 2) of points (..., 3) in the camera's frame; only meaningful for z > 0."""
+    return np.stack(pixels(points[..., 0], points[..., 1], points[..., 2], intrinsics), axis=-1)
 
 
-def clip_near(polygon: Floats) -> Floats:
-    """The part (M, 3) of one polygon (N, 3) in the camera's frame that lies beyond the near plane; M may be 0."""
-    nxt = np.roll(polygon, -1, axis=0)
-    inside, goes_in = polygon[:, 2] >= NEAR, nxt[:, 2] >= NEAR
+def clip_near(polygons: Floats) -> tuple[Floats, Bools]:
+    """The parts of polygons (P, N, 3) in the camera's frame that lie beyond the near plane.
+
+    Returns corners (P, 2N, 3) and which of them (P, 2N) are corners of the clipped polygons, in order.
+    """
+    nxt = np.roll(polygons, -1, axis=1)
+    inside, goes_in = polygons[..., 2] >= NEAR, nxt[..., 2] >= NEAR
     crosses = inside != goes_in
-    share = (NEAR - polygon[:, 2]) / np.where(crosses, nxt[:, 2] - polygon[:, 2], 1.0)
-    cut = polygon + share[:, None] * (nxt - polygon)
-    both = np.stack([polygon, cut], axis=1).reshape(-1, 3)
-    out: Floats = both[np.stack([inside, crosses], axis=1).reshape(-1)]
+    share = (NEAR - polygons[..., 2]) / np.where(crosses, nxt[..., 2] - polygons[..., 2], 1.0)
+    cut = polygons + share[..., None] * (nxt - polygons)
+    corners = rearrange([polygons, cut], "two p n k -> p (n two) k")
+    out: tuple[Floats, Bools] = corners, rearrange([inside, crosses], "two p n -> p (n two)")
     return out

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from gwm.shards.schema import Floats
 from gwm.shards.world.buildings import mix, pick
 from gwm.shards.world.polygons import HEAD, TAIL, Colour, Solid
 
@@ -25,7 +24,7 @@ def _wheels(solid: Solid, length: float, width: float, radius: float) -> None:
         rim = np.stack([x + radius * np.cos(angle), radius + radius * np.sin(angle)], axis=-1)
         for side in (-1.0, 1.0):
             ring = np.insert(rim, 1, side * (width / 2 + 0.01), axis=1)[:: int(-side)]
-            solid.face([ring[[0, 1, 2, 3]], ring[[3, 4, 5, 6]], ring[[6, 7, 0, 3]]], TYRE)
+            solid.face(ring[[[0, 1, 2, 3], [3, 4, 5, 6], [6, 7, 0, 3]]], TYRE, coarsest=0.5)
 
 
 def _lights(solid: Solid, length: float, width: float, z: float, size: float) -> None:
@@ -35,11 +34,21 @@ def _lights(solid: Solid, length: float, width: float, z: float, size: float) ->
         solid.face([(back, y0, z), (back, y1, z), (back, y1, z + size), (back, y0, z + size)], DARK_RED, light=TAIL)
         solid.face([(front, y1, z), (front, y0, z), (front, y0, z + size), (front, y1, z + size)], CLEAR, light=HEAD)
     low = z - 0.25
-    solid.face([(back, 0.26, low), (back, -0.26, low), (back, -0.26, low + 0.14), (back, 0.26, low + 0.14)], PLATE, coarsest=0.2)
-    solid.face([(front, -0.26, low - 0.1), (front, 0.26, low - 0.1), (front, 0.26, low + 0.04), (front, -0.26, low + 0.04)], PLATE, coarsest=0.2)
+    solid.face(
+        [(back, 0.26, low), (back, -0.26, low), (back, -0.26, low + 0.14), (back, 0.26, low + 0.14)],
+        PLATE,
+        coarsest=0.2,
+    )
+    solid.face(
+        [(front, -0.26, low - 0.1), (front, 0.26, low - 0.1), (front, 0.26, low + 0.04), (front, -0.26, low + 0.04)],
+        PLATE,
+        coarsest=0.2,
+    )
 
 
-def _cabin(solid: Solid, x: tuple[float, float, float, float], z: tuple[float, float], width: float, paint: Colour) -> None:
+def _cabin(
+    solid: Solid, x: tuple[float, float, float, float], z: tuple[float, float], width: float, paint: Colour
+) -> None:
     """The glazed upper part: x of its rear and front foot and of its rear and front roof edge."""
     foot_back, foot_front, roof_back, roof_front = x
     z0, z1 = z
@@ -48,12 +57,9 @@ def _cabin(solid: Solid, x: tuple[float, float, float, float], z: tuple[float, f
     e, f, g, h = (roof_back, -v, z1), (roof_front, -v, z1), (roof_front, v, z1), (roof_back, v, z1)
     solid.face([(a, b, f, e), (b, c, g, f), (c, d, h, g), (d, a, e, h)], mix(paint, (0, 0, 0), 0.12))
 
-    def pane(p: Floats, grow: float) -> Floats:
-        middle = p.mean(axis=0)
-        return middle + (p - middle) * grow
-
-    for quad in ((a, b, f, e), (b, c, g, f), (c, d, h, g), (d, a, e, h)):
-        solid.face(pane(np.array(quad), 0.84), GLASS)
+    walls = np.array([(a, b, f, e), (b, c, g, f), (c, d, h, g), (d, a, e, h)])
+    middle = walls.mean(axis=1, keepdims=True)
+    solid.face(middle + (walls - middle) * 0.84, GLASS)
     solid.face([e, f, g, h], mix(paint, (255, 255, 255), 0.06))
 
 
@@ -68,7 +74,7 @@ def car(rng: np.random.Generator, length: float, width: float) -> Solid:
     bumper = mix(paint, (40, 40, 42), 0.75)
     for end in (-1.0, 1.0):
         x, w = end * (h + 0.005), width / 2 * end
-        solid.face([(x, -w, 0.24), (x, w, 0.24), (x, w, 0.45), (x, -w, 0.45)], bumper)
+        solid.face([(x, -w, 0.24), (x, w, 0.24), (x, w, 0.45), (x, -w, 0.45)], bumper, coarsest=0.3)
     _wheels(solid, length, width, 0.32)
     _lights(solid, length, width, waist - 0.3, 0.16)
     rear_foot, rear_roof = ((-h + 0.05, -h + 0.5), (-h + 0.75, -h + 1.4), (-h + 0.05, -h + 0.35))[shape]

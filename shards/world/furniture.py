@@ -23,7 +23,12 @@ def tree(rng: np.random.Generator, height: float) -> Solid:
         solid.pole(0, 0, 0, trunk * 1.6, 0.05 * height, BARK)
         for k, share in enumerate((1.0, 0.78, 0.54)):
             base = trunk + (height - trunk) * (0.0, 0.28, 0.55)[k]
-            solid.cone((0, 0, base), 0.26 * height * share, (height - base) * (0.62, 0.7, 1.0)[k], mix(green, (130, 140, 110), 0.1 * k))
+            solid.cone(
+                (0, 0, base),
+                0.26 * height * share,
+                (height - base) * (0.62, 0.7, 1.0)[k],
+                mix(green, (130, 140, 110), 0.1 * k),
+            )
         return solid
     green, trunk = pick(rng, LEAVES, 10), rng.uniform(0.22, 0.36) * height
     crown = height - trunk
@@ -40,7 +45,9 @@ def bush(rng: np.random.Generator, size: float) -> Solid:
     """A bush, as wide as high."""
     solid = Solid()
     green = pick(rng, LEAVES, 10)
-    solid.blob((0, 0, 0.4 * size), (0.55 * size, 0.5 * size), mix(green, (40, 52, 36), 0.25), rng.uniform(0.9, 1.1, BLOB))
+    solid.blob(
+        (0, 0, 0.4 * size), (0.55 * size, 0.5 * size), mix(green, (40, 52, 36), 0.25), rng.uniform(0.9, 1.1, BLOB)
+    )
     solid.blob((0, 0, 0.5 * size), (0.4 * size, 0.36 * size), green, rng.uniform(0.9, 1.1, BLOB))
     return solid
 
@@ -53,7 +60,12 @@ def lamp(arm: float, lit: bool) -> Solid:
     solid.box((-0.05, -arm, h - 0.08), (0.05, 0, h + 0.04), STEEL)
     colour: Colour = (255, 226, 170) if lit else (188, 190, 190)
     solid.box((-0.16, -arm - 0.5, h - 0.18), (0.16, -arm, h + 0.05), STEEL)
-    under = [(-0.16, -arm - 0.5, h - 0.18), (-0.16, -arm, h - 0.18), (0.16, -arm, h - 0.18), (0.16, -arm - 0.5, h - 0.18)]
+    under = [
+        (-0.16, -arm - 0.5, h - 0.18),
+        (-0.16, -arm, h - 0.18),
+        (0.16, -arm, h - 0.18),
+        (0.16, -arm - 0.5, h - 0.18),
+    ]
     solid.face(under, colour, light=GLOW if lit else 0)
     if lit:
         solid.blob((0, -arm - 0.25, h - 0.15), (0.24, 0.14), colour, light=GLOW)
@@ -86,7 +98,11 @@ def board(rng: np.random.Generator, width: float) -> Solid:
     for k in range(2):
         z = z1 - 0.7 - 1.1 * k
         right = -w * rng.uniform(0.2, 0.75)
-        solid.face([(-0.12, w * 0.8, z - 0.5), (-0.12, right, z - 0.5), (-0.12, right, z), (-0.12, w * 0.8, z)], SIGN_WHITE, coarsest=0.4)
+        solid.face(
+            [(-0.12, w * 0.8, z - 0.5), (-0.12, right, z - 0.5), (-0.12, right, z), (-0.12, w * 0.8, z)],
+            SIGN_WHITE,
+            coarsest=0.4,
+        )
     solid.face([(0.1, -w, z0), (0.1, w, z0), (0.1, w, z1), (0.1, -w, z1)], (120, 122, 124))
     return solid
 
@@ -102,7 +118,11 @@ def gantry(rng: np.random.Generator, reach: float) -> Solid:
         y0 = reach * (0.12 + 0.42 * k)
         y1 = y0 + reach * 0.34
         solid.face([(-0.3, y1, 5.4), (-0.3, y0, 5.4), (-0.3, y0, 7.6), (-0.3, y1, 7.6)], colour)
-        solid.face([(-0.32, y1 - 0.4, 6.6), (-0.32, y0 + 0.8, 6.6), (-0.32, y0 + 0.8, 7.1), (-0.32, y1 - 0.4, 7.1)], SIGN_WHITE, coarsest=0.4)
+        solid.face(
+            [(-0.32, y1 - 0.4, 6.6), (-0.32, y0 + 0.8, 6.6), (-0.32, y0 + 0.8, 7.1), (-0.32, y1 - 0.4, 7.1)],
+            SIGN_WHITE,
+            coarsest=0.4,
+        )
         solid.face([(0.3, y0, 5.4), (0.3, y1, 5.4), (0.3, y1, 7.6), (0.3, y0, 7.6)], (120, 122, 124))
     return solid
 
@@ -120,7 +140,12 @@ def rail(length: float) -> Solid:
 def wall(length: float, height: float, thickness: float, colour: Colour) -> Solid:
     """A stretch of wall, hedge or barrier along x."""
     solid = Solid()
-    solid.box((-length / 2, -thickness / 2, 0), (length / 2, thickness / 2, height), colour, top=mix(colour, (255, 255, 255), 0.08))
+    solid.box(
+        (-length / 2, -thickness / 2, 0),
+        (length / 2, thickness / 2, height),
+        colour,
+        top=mix(colour, (255, 255, 255), 0.08),
+    )
     return solid
 
 

@@ -1,4 +1,4 @@
-"""What is painted on the ground: asphalt, lane marks, crossings, sidewalks, fields. Later pieces lie on earlier ones."""
+"""What is painted on the ground: asphalt, marks, crossings, sidewalks, fields. Later pieces lie on earlier ones."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class Ground:
     plain: Colour
     points: Floats  # (Q, 4, 3) m, z = 0
     colour: Floats  # (Q, 3)
+    coarsest: Floats  # (Q,) drawn only where a pixel is smaller than this, m
 
 
 class Painter:
@@ -35,6 +36,7 @@ class Painter:
         self.stations = road.stations(0.0, road.length)
         self._points: list[Floats] = []
         self._colours: list[Floats] = []
+        self._coarsest: list[Floats] = []
 
     def strip(self, d0: float, d1: float, colour: Colour, start: float = 0.0, stop: float | None = None) -> None:
         """A band between the offsets d0 and d1, along the whole road or from `start` to `stop`."""
@@ -45,24 +47,32 @@ class Painter:
         self.quads(np.stack([low[:-1], low[1:], high[1:], high[:-1]], axis=1), colour)
 
     def dashes(self, d: float, width: float, mark: float, gap: float, phase: float, colour: Colour) -> None:
-        """A broken line: marks of `mark` metres with gaps of `gap` metres, in two halves so that they bend."""
+        """A broken line: marks of `mark` metres with gaps of `gap` metres."""
         s = np.arange(phase, self.road.length - mark, mark + gap)
-        for part in (0.0, 0.5):
-            self.patches(s + part * mark, np.full(len(s), mark / 2), np.full(len(s), d - width / 2), width, colour)
+        self.patches(s, np.full(len(s), mark), np.full(len(s), d - width / 2), width, colour)
 
-    def patches(self, s: Floats, length: Floats, d: Floats, width: float | Floats, colour: Colour | Floats) -> None:
-        """Many rectangles: each from s to s + length and from d to d + width."""
+    def patches(
+        self,
+        s: Floats,
+        length: Floats,
+        d: Floats,
+        width: float | Floats,
+        colour: Colour | Floats,
+        coarsest: float = np.inf,
+    ) -> None:
+        """Many rectangles: each from s to s + length and from d to d + width; see `Ground` for `coarsest`."""
         corners = [(s, d), (s + length, d), (s + length, d + width), (s, d + width)]
-        self.quads(np.stack([self.road.point(a, b) for a, b in corners], axis=1), colour)
+        self.quads(np.stack([self.road.point(a, b) for a, b in corners], axis=1), colour, coarsest)
 
-    def quads(self, xy: Floats, colour: Colour | Floats) -> None:
+    def quads(self, xy: Floats, colour: Colour | Floats, coarsest: float = np.inf) -> None:
         """Quadrilaterals (Q, 4, 2) in world coordinates."""
         self._points.append(np.concatenate([xy, np.zeros((*xy.shape[:2], 1))], axis=-1))
         self._colours.append(np.broadcast_to(np.asarray(colour, float), (len(xy), 3)))
+        self._coarsest.append(np.full(len(xy), coarsest))
 
     def done(self, plain: Colour) -> Ground:
         """Everything painted so far."""
-        return Ground(plain, np.concatenate(self._points), np.concatenate(self._colours))
+        return Ground(plain, *(np.concatenate(a) for a in (self._points, self._colours, self._coarsest)))
 
 
 def _fields(rng: np.random.Generator, paint: Painter, layout: Layout, plain: Colour) -> None:
@@ -74,16 +84,16 @@ def _fields(rng: np.random.Generator, paint: Painter, layout: Layout, plain: Col
             while s < paint.road.length:
                 length, near = rng.uniform(50, 160), layout.border + rng.uniform(4, 14)
                 if rng.random() < 0.65:
-                    low, high = sorted((side * near, side * (near + rng.uniform(40, 140))))
+                    far = near + rng.uniform(40, 140)
                     # A field bends with the road only on straight parts: in a tight bend it would turn inside out.
-                    if np.abs(paint.road.curvature(np.linspace(s, s + length, 20))).max() * abs(side * near + 60) < 0.7:
-                        paint.strip(low, high, _shade(rng, FIELDS), max(s, 0.0), s + length)
+                    if np.abs(paint.road.curvature(np.linspace(s, s + length, 20))).max() * far < 0.9:
+                        paint.strip(side * near, side * far, _shade(rng, FIELDS), max(s, 0.0), s + length)
                 s += length + rng.uniform(5, 40)
     n = int(paint.road.length / 3)
     spots = rng.uniform(0, paint.road.length, n)
     away = (layout.border + rng.exponential(9.0, n)) * rng.choice([-1.0, 1.0], n)
     shade = np.clip(np.array(plain) + rng.uniform(-13, 11, (n, 1)), 0, 255)
-    paint.patches(spots, rng.uniform(1, 5, n), away, rng.uniform(0.6, 2.5, n), shade)
+    paint.patches(spots, rng.uniform(1, 5, n), away, rng.uniform(0.6, 2.5, n), shade, coarsest=0.8)
 
 
 def _shade(rng: np.random.Generator, colours: tuple[Colour, ...]) -> Colour:
@@ -99,21 +109,23 @@ def _surface(rng: np.random.Generator, paint: Painter, layout: Layout) -> None:
         stone = float(rng.uniform(140, 164))
         for side in (-1.0, 1.0):
             inner, outer = side * layout.paved, side * layout.border
-            paint.strip(*sorted((inner, outer)), (stone, stone - 2, stone - 8))
+            paint.strip(inner, outer, (stone, stone - 2, stone - 8))
             s = np.arange(0, paint.road.length, 2.0)
             joint = np.full(len(s), min(inner, outer))
-            paint.patches(s, np.full(len(s), 0.05), joint, place.sidewalk, (stone - 14, stone - 16, stone - 20))
-            paint.strip(*sorted((inner, inner + side * 0.18)), (stone + 18, stone + 17, stone + 12))
+            paint.patches(s, np.full(len(s), 0.05), joint, place.sidewalk, (stone - 14, stone - 16, stone - 20), 0.12)
+            paint.strip(inner, inner + side * 0.18, (stone + 18, stone + 17, stone + 12))
     paint.strip(-layout.paved, layout.paved, asphalt)
     if not place.sidewalk:
         for side in (-1.0, 1.0):
-            paint.strip(*sorted((side * layout.paved, side * (layout.paved + 0.6))), (138, 130, 112))
+            paint.strip(side * layout.paved, side * (layout.paved + 0.6), (138, 130, 112))
     if layout.median:
         paint.strip(-layout.median / 2 + 0.5, layout.median / 2 - 0.5, _shade(rng, GRASS))
     n = int(paint.road.length / 5)
     d = rng.uniform(-layout.edge, layout.edge - 1.2, n)
     tone = grey + rng.uniform(-10, 7, (n, 1)) + np.array([0.0, 1.0, 3.0])
-    paint.patches(rng.uniform(0, paint.road.length, n), rng.uniform(0.5, 6, n), d, rng.uniform(0.4, 1.4, n), tone)
+    paint.patches(
+        rng.uniform(0, paint.road.length, n), rng.uniform(0.5, 6, n), d, rng.uniform(0.4, 1.4, n), tone, coarsest=0.4
+    )
 
 
 def _marks(rng: np.random.Generator, paint: Painter, layout: Layout) -> None:
@@ -133,9 +145,9 @@ def _marks(rng: np.random.Generator, paint: Painter, layout: Layout) -> None:
         for k in range(1, layout.lanes):
             paint.dashes(side * (layout.median / 2 + k * place.lane_width), lines, mark, gap, phase, WHITE)
         if layout.median:
-            paint.strip(*sorted((side * layout.median / 2, side * (layout.median / 2 - lines))), middle)
+            paint.strip(side * layout.median / 2, side * (layout.median / 2 - lines), middle)
         if not place.sidewalk or layout.parking:
-            paint.strip(*sorted((side * layout.edge, side * (layout.edge + lines))), WHITE)
+            paint.strip(side * layout.edge, side * (layout.edge + lines), WHITE)
 
 
 def _zebra(paint: Painter, layout: Layout, s: float) -> None:
@@ -147,7 +159,11 @@ def _zebra(paint: Painter, layout: Layout, s: float) -> None:
 
 
 def paint_ground(
-    rng: np.random.Generator, road: Road, layout: Layout, crossings: Iterable[float], drives: Iterable[tuple[float, float]]
+    rng: np.random.Generator,
+    road: Road,
+    layout: Layout,
+    crossings: Iterable[float],
+    drives: Iterable[tuple[float, float]],
 ) -> Ground:
     """Paint the ground of a road.
 
@@ -157,8 +173,7 @@ def paint_ground(
     plain = _shade(rng, GRASS)
     _fields(rng, paint, layout, plain)
     for s, side in drives:
-        low, high = sorted((side * layout.paved, side * (layout.border + 8)))
-        paint.patches(np.array([s - 1.5]), np.array([3.0]), np.array([low]), high - low, (146, 142, 136))
+        paint.strip(side * layout.paved, side * (layout.border + 8), (146, 142, 136), max(s - 1.5, 0.0), s + 1.5)
     _surface(rng, paint, layout)
     _marks(rng, paint, layout)
     for s in crossings:

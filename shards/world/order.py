@@ -1,7 +1,7 @@
 """Which solid hides which: the drawing order of things that stand on the ground.
 
 Every solid has a rectangular footprint. If a line separates two footprints, the one on the viewer's side cannot be
-hidden by the other; this decides every pair that does not overlap, where sorting by distance alone fails for long walls.
+hidden by the other. This decides every pair that does not overlap; sorting by distance fails for long walls.
 """
 
 from __future__ import annotations
@@ -9,13 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from gwm.shards.schema import Floats
-from gwm.shards.world.polygons import Ints
+from gwm.shards.world.polygons import Bools, Ints
 
-Bools = npt.NDArray[np.bool_]
-NEAREST = 140  # solids ordered pair by pair; those farther away by distance alone
+NEAREST = 120  # solids ordered pair by pair; those farther away by distance alone
 
 
 @dataclass(frozen=True)
@@ -37,44 +35,48 @@ class Footprints:
         c, s = np.cos(self.yaw)[:, None], np.sin(self.yaw)[:, None]
         x = local[..., 0] * c - local[..., 1] * s
         y = local[..., 0] * s + local[..., 1] * c
-        return self.centre[:, None] + np.stack([x, y], axis=-1)
+        out: Floats = self.centre[:, None] + np.stack([x, y], axis=-1)
+        return out
 
 
-def _margins(a: Footprints, b: Footprints) -> tuple[Floats, Floats]:
-    """Centres (n, m, 2) of b in the frames of a, and half extents (n, m, 2) of b along the axes of a."""
-    delta = b.centre[None] - a.centre[:, None]
+def _seen_from(a: Footprints, points: Floats) -> tuple[Floats, Floats]:
+    """Coordinates x, y, each (n, m), of `points` (m, 2) in the frames of the footprints a."""
+    dx, dy = points[None, :, 0] - a.centre[:, :1], points[None, :, 1] - a.centre[:, 1:]
     c, s = np.cos(a.yaw)[:, None], np.sin(a.yaw)[:, None]
-    centre = np.stack([delta[..., 0] * c + delta[..., 1] * s, delta[..., 1] * c - delta[..., 0] * s], axis=-1)
+    return dx * c + dy * s, dy * c - dx * s
+
+
+def _reach(a: Footprints, b: Footprints) -> tuple[Floats, Floats]:
+    """Half extents, each (n, m), of the footprints b along the x and y axes of a."""
     turn = b.yaw[None] - a.yaw[:, None]
     c, s = np.abs(np.cos(turn)), np.abs(np.sin(turn))
-    hx, hy = b.half[None, :, 0], b.half[None, :, 1]
-    return centre, np.stack([hx * c + hy * s, hx * s + hy * c], axis=-1)
+    return b.half[:, 0] * c + b.half[:, 1] * s, b.half[:, 0] * s + b.half[:, 1] * c
 
 
 def overlapping(a: Footprints, b: Footprints, margin: float = 0.0) -> Bools:
     """(n, m): whether footprint i of a and j of b come closer than `margin` metres along every separating axis."""
-    there, reach = _margins(a, b)
-    back, reach_back = _margins(b, a)
-    apart = (np.abs(there) - reach - a.half[:, None] >= margin).any(axis=-1)
-    apart_back = (np.abs(back) - reach_back - b.half[:, None] >= margin).any(axis=-1)
-    out: Bools = ~(apart | apart_back.T)
+
+    def apart(a: Footprints, b: Footprints) -> Bools:
+        (x, y), (rx, ry) = _seen_from(a, b.centre), _reach(a, b)
+        far: Bools = np.abs(x) - rx - a.half[:, :1] >= margin
+        return far | (np.abs(y) - ry - a.half[:, 1:] >= margin)
+
+    out: Bools = ~(apart(a, b) | apart(b, a).T)
     return out
 
 
 def _may_hide(prints: Footprints, eye: Floats) -> Bools:
     """(n, n): whether solid i may hide a part of solid j from `eye` (2,), as far as separating lines tell."""
-    centre, reach = _margins(prints, prints)
-    delta = eye - prints.centre
-    c, s = np.cos(prints.yaw), np.sin(prints.yaw)
-    seen = np.stack([delta[:, 0] * c + delta[:, 1] * s, delta[:, 1] * c - delta[:, 0] * s], axis=-1)
-    half = prints.half[:, None]
-    in_front = np.zeros(reach.shape[:2], bool)  # a line has i and the eye on one side, j on the other
-    behind = np.zeros(reach.shape[:2], bool)  # a line has j and the eye on one side, i on the other
-    for sign in (-1.0, 1.0):
-        beyond = sign * centre - reach >= half - 0.02
-        eye_beyond = (sign * seen > prints.half)[:, None]
-        in_front |= (beyond & ~eye_beyond).any(axis=-1)
-        behind |= (beyond & eye_beyond).any(axis=-1)
+    there, reach = _seen_from(prints, prints.centre), _reach(prints, prints)
+    eye_there = _seen_from(prints, eye[None])
+    in_front = np.zeros(reach[0].shape, bool)  # a side of i has i and the eye within, j beyond
+    behind = np.zeros(reach[0].shape, bool)  # a side of i has i within, j and the eye beyond
+    for axis in (0, 1):
+        half, e = prints.half[:, axis : axis + 1], eye_there[axis]
+        beyond = np.abs(there[axis]) - reach[axis] >= half - 0.02
+        eye_beyond = np.where(there[axis] > 0, e > half, e < -half)
+        in_front |= beyond & ~eye_beyond
+        behind |= beyond & eye_beyond
     first = in_front | behind.T
     out: Bools = first & ~first.T
     return out
@@ -85,21 +87,19 @@ def painters_order(prints: Footprints, eye: Floats) -> list[int]:
     distance = np.hypot(*(prints.centre - eye).T)
     far_to_near = np.argsort(-distance, kind="stable")
     far, near = far_to_near[: max(0, len(distance) - NEAREST)], far_to_near[max(0, len(distance) - NEAREST) :]
-    hides = _may_hide(prints.take(near), eye)
+    waits = _may_hide(prints.take(near), eye)  # (i, j): i waits for j
     done = np.zeros(len(near), bool)
     order: list[int] = []
     for start in range(len(near)):
-        stack = [start]
+        stack = [] if done[start] else [start]
+        # Solids that hide each other in a ring have no order: whoever already waits is not waited for.
+        done[start] = True
         while stack:
-            i = stack[-1]
-            waiting = np.flatnonzero(hides[i] & ~done)
-            # A ring of solids that hide each other has no order: whoever is on the stack already does not wait.
-            waiting = waiting[~np.isin(waiting, stack)] if len(waiting) else waiting
-            if len(waiting):
-                stack.append(int(waiting[0]))
-                continue
-            stack.pop()
-            if not done[i]:
-                done[i] = True
-                order.append(i)
+            waiting = waits[stack[-1]] & ~done
+            first = int(waiting.argmax())
+            if waiting[first]:
+                stack.append(first)
+                done[first] = True
+            else:
+                order.append(stack.pop())
     return [int(i) for i in far] + [int(near[i]) for i in order]

@@ -25,12 +25,17 @@ class Place:
     spacing: tuple[float, float]  # mean distance between cars of a lane in heavy and in light traffic
 
 
+TOWN = Bends((13, 120), (0.5, 1.6), (15, 60), ease=9, clearance=45)
+SUBURB = Bends((16, 150), (0.4, 1.5), (10, 60), ease=10, clearance=40)
+COUNTRY = Bends((30, 300), (0.3, 1.4), (5, 80), ease=18, clearance=45)
+HIGHWAY = Bends((160, 700), (0.2, 0.9), (10, 120), ease=50, clearance=60)
+
 PLACES = (
-    Place("town road", Bends((13, 120), (0.5, 1.6), (15, 60), 9, 45), (1, 2), 3.2, 0.4, 3.0, (0, 0), (8, 14), (24, 90)),
-    Place("suburb road", Bends((16, 150), (0.4, 1.5), (10, 60), 10, 40), (1, 1), 3.1, 0.3, 2.0, (0, 0), (8, 14), (35, 120)),
-    Place("country road", Bends((30, 300), (0.3, 1.4), (5, 80), 18, 45), (1, 1), 3.4, 0.7, 0, (0, 0), (12, 20), (60, 200)),
-    Place("highway", Bends((160, 700), (0.2, 0.9), (10, 120), 50, 60), (2, 3), 3.6, 2.2, 0, (2, 5), (16, 21), (38, 110)),
-)  # fmt: skip
+    Place("town road", TOWN, (1, 2), 3.2, 0.4, 3.0, (0, 0), limit=(8, 14), spacing=(24, 90)),
+    Place("suburb road", SUBURB, (1, 1), 3.1, 0.3, 2.0, (0, 0), limit=(8, 14), spacing=(35, 120)),
+    Place("country road", COUNTRY, (1, 1), 3.4, 0.7, 0.0, (0, 0), limit=(12, 20), spacing=(60, 200)),
+    Place("highway", HIGHWAY, (2, 3), 3.6, 2.2, 0.0, (2, 5), limit=(16, 21), spacing=(38, 110)),
+)
 
 
 @dataclass(frozen=True)

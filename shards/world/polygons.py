@@ -7,7 +7,7 @@ counter-clockwise seen from outside; what winds clockwise in the picture is not 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,12 @@ import numpy.typing as npt
 from gwm.shards.schema import Floats
 
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 Colour = tuple[float, float, float]
 BLOB = 10  # corners of a blob
 PLAIN, TAIL, HEAD, GLOW = 0, 1, 2, 3  # what kind of light a polygon gives
+_BOX = np.array([[0, 1, 5, 4], [1, 2, 6, 5], [2, 3, 7, 6], [3, 0, 4, 7], [4, 5, 6, 7]])  # corners of its faces
+_NO_SIDE = {n: np.zeros((1, n)) for n in (4, BLOB)}
 
 
 @dataclass(frozen=True)
@@ -35,83 +38,56 @@ class Polygons:
     coarsest: Floats  # (P,) drawn only below this size of a pixel on the object, m (details)
     owner: Ints  # (P,) index of the solid it belongs to
 
-    def take(self, which: npt.NDArray[np.bool_] | Ints) -> Polygons:
+    def take(self, which: Bools | Ints) -> Polygons:
         """The polygons that `which` (a mask or indices) selects."""
         return Polygons(*(getattr(self, f.name)[which] for f in fields(self)))
 
-    def placed(self, x: float, y: float, yaw: float, owner: int) -> Polygons:
-        """The same polygons turned by `yaw` and moved to (x, y), belonging to solid `owner`."""
-        c, s = np.cos(yaw), np.sin(yaw)
-        turn = np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])
-        points = self.points @ turn + np.array([x, y, 0.0])
-        return replace(self, points=points, owner=np.full(len(points), owner))
-
     def normals(self) -> Floats:
-        """Unit normals (P, 3); for poles and crowns, which have none, the direction up and a little of all sides."""
-        p = self.points
-        n = np.cross(p[:, 1] - p[:, 0], p[:, 2] - p[:, 0])
-        size = np.linalg.norm(n, axis=1, keepdims=True)
-        round_ = np.abs(self.side).max(axis=1, keepdims=True) > 0
-        out: Floats = np.where(round_ | (size < 1e-12), [0.0, 0.0, 0.6], n / np.maximum(size, 1e-12))
+        """Unit normals (P, 3); for poles and crowns, which have none, a little of the sky's light from all sides."""
+        n = cross(self.points[:, 1] - self.points[:, 0], self.points[:, 2] - self.points[:, 0])
+        size = np.sqrt((n**2).sum(axis=1, keepdims=True))
+        out: Floats = np.where(self.side.any(axis=1, keepdims=True), [0.0, 0.0, 0.6], n / np.maximum(size, 1e-12))
         return out
 
 
-def join(parts: Sequence[Polygons], corners: int) -> Polygons:
-    """All of `parts` (each of `corners` corners a polygon) as one; an empty one when there are none."""
-    if not parts:
-        none = np.zeros(0)
-        empty = np.zeros(0, np.int64)
-        return Polygons(
-            np.zeros((0, corners, 3)), np.zeros((0, corners)), np.zeros((0, 3)), empty, none, none.copy(), empty.copy()
-        )
-    return Polygons(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Polygons)))
+def cross(a: Floats, b: Floats) -> Floats:
+    """Cross products (P, 3) of (P, 3) and (P, 3)."""
+    ax, ay, az = a.T
+    bx, by, bz = b.T
+    return np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], axis=-1)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Polygons of one kind and colour, as a solid is given them."""
+
+    points: Floats  # (P, N, 3)
+    side: Floats  # (1 or P, N)
+    colour: Floats  # (3,) or (P, 3)
+    light: int
+    finest: float
+    coarsest: float
 
 
 class Solid:
     """A thing under construction: faces of 4 corners and blobs of BLOB corners, drawn in the order they are added."""
 
     def __init__(self) -> None:
-        self._faces: list[Polygons] = []
-        self._blobs: list[Polygons] = []
-
-    @property
-    def faces(self) -> Polygons:
-        """All faces, (P, 4, 3)."""
-        return join(self._faces, 4)
-
-    @property
-    def blobs(self) -> Polygons:
-        """All blobs, (P, BLOB, 3); drawn after the faces."""
-        return join(self._blobs, BLOB)
+        self.faces: list[_Piece] = []
+        self.blobs: list[_Piece] = []  # drawn after the faces
 
     def face(
         self,
-        corners: Floats | Sequence[Sequence[float]] | Sequence[Floats],
+        corners: Floats | Sequence[Sequence[float]] | Sequence[Sequence[Sequence[float]]],
         colour: Floats | Colour,
         light: int = PLAIN,
         finest: float = 0.0,
         coarsest: float = np.inf,
-        side: Floats | None = None,
+        side: Floats = _NO_SIDE[4],
     ) -> None:
         """Add faces: `corners` (P, 4, 3) or (4, 3), `colour` (P, 3) or (3,)."""
         points = np.asarray(corners, float).reshape(-1, 4, 3)
-        self._add(self._faces, points, side, colour, light, finest, coarsest)
-
-    def _add(
-        self,
-        to: list[Polygons],
-        points: Floats,
-        side: Floats | None,
-        colour: Floats | Colour,
-        light: int,
-        finest: float,
-        coarsest: float,
-    ) -> None:
-        p = len(points)
-        side = np.zeros(points.shape[:2]) if side is None else side
-        rgb = np.broadcast_to(np.asarray(colour, float), (p, 3))
-        size = np.full(p, finest), np.full(p, coarsest)
-        to.append(Polygons(points, side, rgb, np.full(p, light), *size, np.zeros(p, np.int64)))
+        self.faces.append(_Piece(points, side, np.asarray(colour, float), light, finest, coarsest))
 
     def box(
         self, low: Sequence[float], high: Sequence[float], colour: Colour, top: Colour | None = None, taper: float = 0.0
@@ -119,17 +95,20 @@ class Solid:
         """Add an upright box without its bottom; `taper` draws in the upper edge of its x faces, metres."""
         (x0, y0, z0), (x1, y1, z1) = low, high
         t = taper
-        bottom = [(x0, y0, z0), (x1, y0, z0), (x1, y1, z0), (x0, y1, z0)]
-        upper = [(x0 + t, y0, z1), (x1 - t, y0, z1), (x1 - t, y1, z1), (x0 + t, y1, z1)]
-        for i in range(4):
-            j = (i + 1) % 4
-            self.face([bottom[i], bottom[j], upper[j], upper[i]], colour)
-        self.face(upper, top or colour)
+        corners = np.array(
+            [
+                (x0, y0, z0), (x1, y0, z0), (x1, y1, z0), (x0, y1, z0),
+                (x0 + t, y0, z1), (x1 - t, y0, z1), (x1 - t, y1, z1), (x0 + t, y1, z1),
+            ]
+        )  # fmt: skip
+        self.face(corners[_BOX], np.array([colour] * 4 + [top or colour]))
 
-    def pole(self, x: float, y: float, z0: float, z1: float, width: float, colour: Colour, coarsest: float = 1.5) -> None:
+    def pole(
+        self, x: float, y: float, z0: float, z1: float, width: float, colour: Colour, coarsest: float = 1.5
+    ) -> None:
         """Add a round upright pole."""
         h = width / 2
-        points = np.array([[(x, y, z0), (x, y, z0), (x, y, z1), (x, y, z1)]])
+        points = [(x, y, z0), (x, y, z0), (x, y, z1), (x, y, z1)]
         self.face(points, colour, side=np.array([[-h, h, h, -h]]), coarsest=coarsest)
 
     def blob(
@@ -143,14 +122,47 @@ class Solid:
         """Add a round thing: `radii` sideways and upwards; `outline` (BLOB,) factors make it uneven."""
         angle = np.arange(BLOB) * 2 * np.pi / BLOB
         shape = np.ones(BLOB) if outline is None else outline
-        points = np.tile(np.asarray(centre, float), (1, BLOB, 1))
-        points[0, :, 2] += np.sin(angle) * radii[1] * shape
-        self._add(self._blobs, points, (np.cos(angle) * radii[0] * shape)[None], colour, light, 0.0, np.inf)
+        self._round(centre, np.cos(angle) * radii[0] * shape, np.sin(angle) * radii[1] * shape, colour, light)
 
     def cone(self, centre: Sequence[float], radius: float, height: float, colour: Colour) -> None:
         """Add a cone that stands on `centre`, as a conifer's crown."""
-        w = np.array([-1.0, -0.5, 0.0, 0.5, 1.0, 0.66, 0.33, 0.0, -0.33, -0.66]) * radius
-        z = np.array([0.0, -0.06, -0.08, -0.06, 0.0, 0.33, 0.67, 1.0, 0.67, 0.33]) * height
+        side = np.array([-1.0, -0.5, 0.0, 0.5, 1.0, 0.66, 0.33, 0.0, -0.33, -0.66]) * radius
+        up = np.array([0.0, -0.06, -0.08, -0.06, 0.0, 0.33, 0.67, 1.0, 0.67, 0.33]) * height
+        self._round(centre, side, up, colour, PLAIN)
+
+    def _round(self, centre: Sequence[float], side: Floats, up: Floats, colour: Colour, light: int) -> None:
         points = np.tile(np.asarray(centre, float), (1, BLOB, 1))
-        points[0, :, 2] += z
-        self._add(self._blobs, points, w[None], colour, PLAIN, 0.0, np.inf)
+        points[0, :, 2] += up
+        self.blobs.append(_Piece(points, side[None], np.asarray(colour, float), light, 0.0, np.inf))
+
+
+def assemble(solids: Sequence[Solid], places: Floats) -> tuple[Polygons, Polygons]:
+    """The faces and the blobs of `solids`, each moved to its row (x, y, yaw) of `places` (n, 3); owner = its index."""
+    return _collect([s.faces for s in solids], places, 4), _collect([s.blobs for s in solids], places, BLOB)
+
+
+def _collect(pieces: Sequence[Sequence[_Piece]], places: Floats, corners: int) -> Polygons:
+    flat = [p for each in pieces for p in each if len(p.points)]
+    if not flat:
+        flat = [_Piece(np.zeros((0, corners, 3)), _NO_SIDE[corners], np.zeros(3), PLAIN, 0.0, np.inf)]
+    sizes = np.array([len(p.points) for p in flat])
+    counts = [sum(len(p.points) for p in each) for each in pieces]
+    owner = np.repeat(np.arange(len(pieces)), counts)
+
+    def each(values: Sequence[float]) -> Floats:
+        return np.repeat(np.array(values, float), sizes)
+
+    sides = [p.side if len(p.side) == len(p.points) else np.repeat(p.side, len(p.points), axis=0) for p in flat]
+    colours = [p.colour if p.colour.ndim == 2 else p.colour[None].repeat(len(p.points), axis=0) for p in flat]
+    light = np.repeat(np.array([p.light for p in flat], np.int64), sizes)
+    points = placed(np.concatenate([p.points for p in flat]), places[owner])
+    size = each([p.finest for p in flat]), each([p.coarsest for p in flat])
+    return Polygons(points, np.concatenate(sides), np.concatenate(colours), light, *size, owner)
+
+
+def placed(points: Floats, places: Floats) -> Floats:
+    """Points (P, N, 3) turned and moved by (x, y, yaw) of each polygon (P, 3)."""
+    x, y, yaw = places.T[:, :, None]
+    c, s = np.cos(yaw), np.sin(yaw)
+    px, py, pz = points[..., 0], points[..., 1], points[..., 2]
+    return np.stack([x + px * c - py * s, y + px * s + py * c, pz], axis=-1)

@@ -15,7 +15,7 @@ from gwm.shards.schema import Camera, Floats, Images
 from gwm.shards.world.atmosphere import Atmosphere, beam
 from gwm.shards.world.camera import project, to_camera
 from gwm.shards.world.order import Footprints, painters_order
-from gwm.shards.world.polygons import GLOW, HEAD, TAIL, Ints, Polygons
+from gwm.shards.world.polygons import GLOW, HEAD, TAIL, Bools, Ints, Polygons, cross, placed
 from gwm.shards.world.raster import SHIFT, Corners, Raster
 from gwm.shards.world.scene import VIEW, Scene
 from gwm.shards.world.shadows import box_shadows, round_shadows
@@ -59,6 +59,7 @@ class Renderer:
             casts = box_shadows(scenery.prints.take(boxes), scenery.shadow[boxes], look)
             round_ = [round_shadows(p, look) for p in (scenery.faces, scenery.blobs)]
             self.shadows = np.concatenate([casts, *round_])
+        self.paint_extent, self.shadow_extent = _extent(scene.ground.points), _extent(self.shadows)
 
     def frame(self, index: int) -> Images:
         """Frame `index` as (H, W, 3) uint8 RGB."""
@@ -112,82 +113,75 @@ class Renderer:
         if self.air.rows.stop == 0:
             return
         prints = self.scene.car_prints(shot.frame).take(shot.cars)
-        below = replace(prints, half=prints.half + 0.05).corners()
-        dark = np.tile(self.paint.min(axis=0) * 0.5, (len(below), 1))
-        points = np.concatenate([self.scene.ground.points, np.pad(below, ((0, 0), (0, 0), (0, 1)))])
-        colours = np.concatenate([self.paint, dark])
-        near = np.hypot(*(points[:, 0, :2] - shot.eye).T) < VIEW
-        self.raster.fill(picture, to_camera(points[near], shot.world), colours[near])
-        self.air.light_ground(picture, self._light(shot, prints))
+        near = self._near(self.paint_extent, shot, VIEW)
+        pixel = np.hypot(*(self.paint_extent[0][near, :2] - shot.eye).T) / self.camera.intrinsics[0, 0]
+        near = near[pixel < self.scene.ground.coarsest[near]]
+        below = np.pad(replace(prints, half=prints.half + 0.05).corners(), ((0, 0), (0, 0), (0, 1)))
+        points = np.concatenate([self.scene.ground.points[near], below])
+        colours = np.concatenate([self.paint[near], np.tile(self.paint.min(axis=0) * 0.5, (len(below), 1))])
+        self.raster.fill(picture, to_camera(points, shot.world), colours)
+        self.air.light_ground(picture, self._shadows(shot, prints), self._lamps_near(shot))
 
-    def _light(self, shot: Shot, prints: Footprints) -> Images | None:
-        """Shadows (by day) or lamplight (by night) on the ground as (H, W) uint8; None if there is neither."""
+    def _near(self, extent: tuple[Floats, Floats], shot: Shot, view: float) -> Ints:
+        """Indices of things with centres (P, 3) and radii (P,) that may be in the picture."""
+        centre, reach = extent
+        close = np.flatnonzero(np.abs(centre[:, :2] - shot.eye).max(axis=1) < view)
+        return close[self.raster.near(to_camera(centre[close], shot.world), reach[close])]
+
+    def _shadows(self, shot: Shot, prints: Footprints) -> Images | None:
+        """What shadows leave of the light on the ground, (H, W) uint8; None without sun. `prints` are the cars'."""
         look = self.scene.look
-        if look.dark:
-            points, value = self.air.pools(self.scene.scenery.lamps, shot.eye)
-        elif look.sun.any():
-            points = np.concatenate([self.shadows, box_shadows(prints, np.full(len(prints.yaw), CAR_HEIGHT), look)])
-            points = points[np.hypot(*(points[:, 0, :2] - shot.eye).T) < VIEW / 2]
-            value = np.full((len(points), 1), self.air.shadow)
-        else:
+        if not look.sun.any():
             return None
-        light: Images = np.full((self.raster.height, self.raster.width), 0 if look.dark else 255, np.uint8)
-        self.raster.fill(light, to_camera(points, shot.world), value)
+        cast = self.shadows[self._near(self.shadow_extent, shot, VIEW / 2)]
+        points = np.concatenate([cast, box_shadows(prints, np.full(len(prints.yaw), CAR_HEIGHT), look)])
+        light: Images = np.full((self.raster.height, self.raster.width), 255, np.uint8)
+        self.raster.fill(light, to_camera(points, shot.world), np.full((len(points), 1), self.air.shadow))
         return light
+
+    def _lamps_near(self, shot: Shot) -> Floats:
+        """Places (L, 2) in the ego frame of the street lamps whose light on the ground may be seen."""
+        lamps = self.scene.scenery.lamps
+        centre = to_camera(lamps * np.array([1.0, 1.0, 0.0]), shot.world)
+        near = self.raster.near(centre, 12.0) & (np.hypot(*(lamps[:, :2] - shot.eye).T) < 120)
+        out: Floats = ((lamps[near] - shot.ego[:3, 3]) @ shot.ego[:3, :3])[:, :2]
+        return out
 
     def _solids(self, shot: Shot) -> list[tuple[Corners, list[float]]]:
         """All visible polygons of what stands on the ground, in drawing order, with their colours."""
-        still, cars = self.scene.scenery.prints, self.scene.car_prints(shot.frame).take(shot.cars)
+        still, cars = self.scene.scenery.prints, self.scene.car_prints(shot.frame)
         prints = Footprints(*(np.concatenate([getattr(still, f), getattr(cars, f)]) for f in ("centre", "yaw", "half")))
-        visible = self._visible(prints, shot)
+        there = np.concatenate([np.arange(len(still.yaw)), shot.cars + len(still.yaw)])
+        # Crowns, lamp arms and sign bridges reach beyond their footprint, and upwards.
+        extent = np.pad(prints.centre[there], ((0, 0), (0, 1))), np.hypot(*prints.half[there].T) + 6.0
+        visible = there[self._near(extent, shot, VIEW)]
         rank = np.full(len(prints.yaw), -1)
         rank[visible[painters_order(prints.take(visible), shot.eye)]] = np.arange(len(visible))
+        pixel = np.hypot(*(prints.centre - shot.eye).T) / self.camera.intrinsics[0, 0]
         corners: list[Corners] = []
         colours, ranks = [], []
-        for batch in (self.still[0], self._moving(shot, len(still.yaw)), self.still[1]):
-            chosen = self._chosen(batch.polygons, prints, rank, shot)
+        for batch in (self.still[0], self._moving(shot, rank, pixel), self.still[1]):
+            chosen = _chosen(batch.polygons, rank, pixel)
             part, lit = batch.polygons.take(chosen), batch.lit[chosen]
-            placed = to_camera(_turned(part, prints, shot.eye), shot.world)
-            drawn, seen = self.raster.corners(placed)
-            keep = np.flatnonzero(seen & _facing(placed))
-            corners += [drawn[i] for i in keep]
-            colours.append(self._seen(part.take(keep), lit[keep], placed[keep], shot))
+            points = to_camera(_turned(part, shot.eye), shot.world)
+            drawn, seen = self.raster.corners(points)
+            keep = np.flatnonzero(seen & _facing(points))
+            corners += [drawn[i] for i in keep.tolist()]
+            colours.append(self._seen(part.take(keep), lit[keep], points[keep], shot))
             ranks.append(rank[part.owner[keep]])
-        order = np.argsort(np.concatenate(ranks), kind="stable")
+        order = np.argsort(np.concatenate(ranks), kind="stable").tolist()
         rgb = np.concatenate(colours).tolist()
         return [(corners[i], rgb[i]) for i in order]
 
-    def _visible(self, prints: Footprints, shot: Shot) -> Ints:
-        """Indices of the solids that may reach into the picture."""
-        reach = np.hypot(*prints.half.T) + 5.0  # crowns and lamp arms reach beyond their footprint
-        centre = to_camera(np.pad(prints.centre, ((0, 0), (0, 1))), shot.world)
-        distance = np.hypot(*(prints.centre - shot.eye).T)
-        corners = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]) * [self.camera.width, self.camera.height]
-        rays = np.linalg.inv(self.camera.intrinsics) @ np.vstack([corners.T, np.ones(4)])
-        low, high = rays[0].min(), rays[0].max()
-        x, z = centre[:, 0], centre[:, 2]
-        inside = (x - high * z < reach * np.hypot(1, high)) & (low * z - x < reach * np.hypot(1, low)) & (z > -reach - 3)
-        return np.flatnonzero(inside & (distance < VIEW))
-
-    def _chosen(self, polygons: Polygons, prints: Footprints, rank: Ints, shot: Shot) -> Ints:
-        """Indices of the polygons of visible solids, in the detail that their distance asks for."""
-        pixel = np.hypot(*(prints.centre - shot.eye).T) / self.camera.intrinsics[0, 0]
-        size = pixel[polygons.owner]
-        return np.flatnonzero((rank[polygons.owner] >= 0) & (size >= polygons.finest) & (size < polygons.coarsest))
-
-    def _moving(self, shot: Shot, first: int) -> Batch:
-        """The moving cars' polygons in the world, their owners numbered from `first` on, their lights on or off."""
+    def _moving(self, shot: Shot, rank: Ints, pixel: Floats) -> Batch:
+        """The visible moving cars in the world, their lights on or off; they own the last places of `rank`."""
         scene = self.scene
-        column = np.full(scene.traffic.size.shape[0], -1)
-        column[shot.cars] = np.arange(len(shot.cars))
-        part = scene.cars.take(column[scene.cars.owner] >= 0)
-        x, y, yaw = scene.traffic.pose[shot.frame][part.owner].T[:, :, None]
-        px, py, pz = part.points[..., 0], part.points[..., 1], part.points[..., 2]
-        points = np.stack([x + px * np.cos(yaw) - py * np.sin(yaw), y + px * np.sin(yaw) + py * np.cos(yaw), pz], axis=-1)
-        batch = self._lit(replace(part, points=points, owner=first + column[part.owner]))
+        first = len(rank) - len(scene.traffic.size)
+        part = scene.cars.take(_chosen(replace(scene.cars, owner=scene.cars.owner + first), rank, pixel))
+        points = placed(part.points, scene.traffic.pose[shot.frame][part.owner])
         braking = scene.traffic.braking[shot.frame][part.owner]
-        lamps = scene.look.lamps > 0
-        colour = batch.lit.copy()
+        batch = self._lit(replace(part, points=points, owner=part.owner + first))
+        colour, lamps = batch.lit.copy(), scene.look.lamps > 0
         colour[(part.light == TAIL) & lamps] = TAIL_RED
         colour[(part.light == TAIL) & braking] = BRAKE_RED
         colour[(part.light == HEAD) & lamps] = HEADLIGHT
@@ -213,8 +207,13 @@ class Renderer:
             around = picture[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2] if min(x, y) >= 0 else picture[:0]
             if around.size and around.max() > 150:
                 size = radius[k] * self.camera.intrinsics[0, 0] / far[k] + 0.01 * self.camera.width
-                _glow(small, u / self.raster.factor, v / self.raster.factor, float(size), colours[k] * self.scene.look.hazy(
-                    np.ones((1, 3)), far[k : k + 1]).clip(0, 1)[0])
+                _glow(
+                    small,
+                    u / self.raster.factor,
+                    v / self.raster.factor,
+                    float(size),
+                    colours[k] * self.scene.look.hazy(np.ones((1, 3)), far[k : k + 1]).clip(0, 1)[0],
+                )
 
     def _lights(self, shot: Shot) -> tuple[Floats, Floats, Floats]:
         """All lights that are on: places (L, 3), colours (L, 3) and radii (L,) of their halos in metres."""
@@ -233,23 +232,33 @@ class Renderer:
         return np.concatenate([lamps, places]), colours, radius
 
 
-def _turned(part: Polygons, prints: Footprints, eye: Floats) -> Floats:
+def _extent(points: Floats) -> tuple[Floats, Floats]:
+    """Centres (P, 3) and radii (P,) of polygons (P, N, 3)."""
+    centre = points.mean(axis=1)
+    return centre, np.sqrt(((points - centre[:, None]) ** 2).sum(axis=-1)).max(axis=1, initial=0.0)
+
+
+def _chosen(polygons: Polygons, rank: Ints, pixel: Floats) -> Ints:
+    """Indices of the polygons of visible solids (rank >= 0), in the detail that the size of a pixel there allows."""
+    size = pixel[polygons.owner]
+    return np.flatnonzero((rank[polygons.owner] >= 0) & (size >= polygons.finest) & (size < polygons.coarsest))
+
+
+def _turned(part: Polygons, eye: Floats) -> Floats:
     """World points (P, N, 3) with the sideways parts of poles and crowns turned to the viewer."""
     round_ = np.flatnonzero(part.side.any(axis=1))
-    if len(round_) == 0:
-        return part.points
     points = part.points.copy()
-    to = points[round_, :, :2].mean(axis=1) - eye
+    to = points[round_, 0, :2] - eye
     to /= np.maximum(np.hypot(*to.T), 1e-6)[:, None]
     right = np.stack([to[:, 1], -to[:, 0]], axis=-1)
     points[round_, :, :2] += part.side[round_][..., None] * right[:, None]
     return points
 
 
-def _facing(points: Floats) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _facing(points: Floats) -> Bools:
     """Whether polygons (P, N, 3) in the camera's frame turn their outside to the camera."""
-    normal = np.cross(points[:, 1] - points[:, 0], points[:, 2] - points[:, 0])
-    out: np.ndarray[tuple[int], np.dtype[np.bool_]] = (normal * points[:, 0]).sum(axis=1) < 0
+    normal = cross(points[:, 1] - points[:, 0], points[:, 2] - points[:, 0])
+    out: Bools = (normal * points[:, 0]).sum(axis=1) < 0
     return out
 
 
@@ -265,7 +274,9 @@ def _glow(picture: Images, u: float, v: float, radius: float, colour: Floats) ->
     if lx >= hx or ly >= hy:
         return
     scale = (HALO - 1) / 2 / radius
-    move = np.array([[scale, 0, (lx + 0.5 - u) * scale + (HALO - 1) / 2], [0, scale, (ly + 0.5 - v) * scale + (HALO - 1) / 2]])
+    move = np.array(
+        [[scale, 0, (lx + 0.5 - u) * scale + (HALO - 1) / 2], [0, scale, (ly + 0.5 - v) * scale + (HALO - 1) / 2]]
+    )
     disc = cv2.warpAffine(_STENCIL, move, (hx - lx, hy - ly), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
     region = picture[ly:hy, lx:hx]
     glow = np.clip(disc[..., None] * colour.astype(np.float32), 0, 255).astype(np.uint8)

@@ -38,6 +38,7 @@ class Road:
         self.xs = x + np.concatenate([[0.0], np.cumsum(np.cos(middle)) * STEP])
         self.ys = y + np.concatenate([[0.0], np.cumsum(np.sin(middle)) * STEP])
         self.length = (len(curvature) - 1) * STEP
+        self._coarse = np.stack([self.xs, self.ys, np.arange(len(self.xs)) * STEP], axis=-1)[:: int(2.0 / STEP)]
 
     def _sample(self, values: Floats, s: Floats | float) -> Floats:
         """Linear interpolation of `values` at arc lengths `s`, held constant beyond both ends."""
@@ -82,14 +83,12 @@ class Road:
 
     def distance(self, points: Floats, skip: tuple[float, float] | None = None) -> Floats:
         """Distances (P,) in metres of `points` (P, 2) to the centreline, leaving out the stretch `skip` of s."""
-        every = int(2.0 / STEP)
-        s = np.arange(len(self.xs))[::every] * STEP
-        use = np.ones(len(s), bool) if skip is None else (s < skip[0]) | (s > skip[1])
-        if not use.any():
-            return np.full(len(points), np.inf)
-        line = np.stack([self.xs[::every][use], self.ys[::every][use]], axis=-1)
-        gaps = np.hypot(points[:, None, 0] - line[None, :, 0], points[:, None, 1] - line[None, :, 1])
-        nearest: Floats = gaps.min(axis=1)
+        x, y, s = self._coarse.T
+        if skip is not None:
+            use = (s < skip[0]) | (s > skip[1])
+            x, y = x[use], y[use]
+        squared = (points[:, :1] - x) ** 2 + (points[:, 1:] - y) ** 2
+        nearest: Floats = np.sqrt(squared.min(axis=1, initial=np.inf))
         return nearest
 
 
@@ -125,7 +124,8 @@ def make_road(rng: np.random.Generator, bends: Bends, length: float) -> Road:
         pieces.append(piece)
         total += len(piece)
     curvature = np.concatenate(pieces)[: int(length / STEP) + 1]
-    return Road(curvature, *rng.uniform(-1000, 1000, 2), heading=heading)
+    x, y = rng.uniform(-1000, 1000, 2)
+    return Road(curvature, float(x), float(y), heading)
 
 
 def _clear(curvature: Floats, start: int, clearance: float) -> bool:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from gwm.shards import SourceError
-from gwm.shards.schema import Floats, Motion
+from gwm.shards.schema import FRAME_RATE, Floats, Motion
 from gwm.shards.world.cars import vehicle
-from gwm.shards.world.drive import DT, Traffic, drive
+from gwm.shards.world.drive import SETTLE, START, Traffic, drive
 from gwm.shards.world.ground import CROSSING, Ground, paint_ground
 from gwm.shards.world.looks import Look, make_look
 from gwm.shards.world.order import Footprints
 from gwm.shards.world.places import PLACES, Layout, make_layout
-from gwm.shards.world.polygons import BLOB, Polygons, join
+from gwm.shards.world.polygons import Polygons, assemble
 from gwm.shards.world.road import Road, make_road
 from gwm.shards.world.scenery import Scenery, make_scenery
 
@@ -65,7 +65,7 @@ def make_scene(seed: int, index: int, frames: int) -> Scene:
     place = PLACES[rng.choice(4, p=[0.35, 0.25, 0.22, 0.18])]
     layout, look = make_layout(rng, place), make_look(rng)
     limit = float(rng.uniform(*place.limit))
-    road = make_road(rng, place.bends, 60.0 + 1.1 * limit * DT * (frames + 20) + VIEW)
+    road = make_road(rng, place.bends, START + 1.15 * limit * (frames + SETTLE) / FRAME_RATE + VIEW)
     traffic = int(rng.choice(3, p=[0.15, 0.45, 0.4]))
     spacing = None if traffic == 0 else place.spacing[0] if traffic == 2 else place.spacing[1]
     driven = drive(rng, road, layout, limit, spacing, frames)
@@ -89,18 +89,15 @@ def _crossings(rng: np.random.Generator, layout: Layout, road: Road, stops: tupl
 
 def _moving(rng: np.random.Generator, traffic: Traffic) -> Polygons:
     """The bodies of all moving cars."""
-    bodies = [vehicle(rng, *size).faces.placed(0.0, 0.0, 0.0, i) for i, size in enumerate(traffic.size)]
-    return join(bodies, 4)
+    bodies = [vehicle(rng, *size) for size in traffic.size]
+    return assemble(bodies, np.zeros((len(bodies), 3)))[0]
 
 
 def _backdrop(rng: np.random.Generator, look: Look) -> tuple[Floats, Floats]:
     """Hills around the horizon and clouds above it, at the same directions wherever one stands."""
     n = 26
     azimuth = np.arange(n) * 2 * np.pi / n + rng.uniform(-0.1, 0.1, n)
-    hills = np.stack([azimuth, rng.uniform(0.14, 0.4, n), rng.uniform(0.008, 0.05, n) * rng.choice([0.4, 1.0])], axis=-1)
-    c = look.clouds
-    clouds = [rng.uniform(-np.pi, np.pi, c), rng.uniform(0.1, 0.42, c), rng.uniform(0.08, 0.3, c), rng.uniform(0.01, 0.035, c)]
-    return hills, np.stack(clouds, axis=-1)
-
-
-__all__ = ["BLOB", "Scene", "make_scene"]
+    height = rng.uniform(0.008, 0.05, n) * rng.choice([0.4, 1.0])
+    hills = np.stack([azimuth, rng.uniform(0.14, 0.4, n), height], axis=-1)
+    low, high = [-np.pi, 0.1, 0.08, 0.01], [np.pi, 0.42, 0.3, 0.035]
+    return hills, rng.uniform(low, high, (look.clouds, 4))

@@ -11,7 +11,7 @@ from gwm.shards.world import buildings, cars, furniture
 from gwm.shards.world.looks import Look
 from gwm.shards.world.order import Footprints, overlapping
 from gwm.shards.world.places import Layout
-from gwm.shards.world.polygons import BLOB, Polygons, Solid, join
+from gwm.shards.world.polygons import Polygons, Solid, assemble
 from gwm.shards.world.road import Road
 
 
@@ -32,8 +32,8 @@ class Site:
 
     def __init__(self, road: Road, layout: Layout) -> None:
         self.road, self.layout = road, layout
-        self.faces: list[Polygons] = []
-        self.blobs: list[Polygons] = []
+        self.solids: list[Solid] = []
+        self.places: list[tuple[float, float, float]] = []
         self.rows: list[tuple[float, float, float, float, float, float]] = []
         self.large: list[int] = []
         self.lamps: list[tuple[float, float, float]] = []
@@ -42,18 +42,18 @@ class Site:
     def room(self, s: float, d: float, half: tuple[float, float], yaw: float, small: bool) -> bool:
         """Whether a footprint stands clear of the road everywhere, and of all houses."""
         one = Footprints(self.road.point(s, d)[None], np.array([yaw]), np.array([half]))
-        keep = self.layout.edge if small else self.layout.border - 0.4
         reach = abs(d) + max(half) + 5
         # Near s the offset says it all, unless the road bends; elsewhere the road may come back to this place.
-        if small and abs(float(self.road.curvature(s))) < 1 / 60:
-            skip = (s - reach, s + reach)
-        else:
-            skip = None
-        if self.road.distance(one.corners()[0], skip).min() < keep:
+        straight = small and abs(float(self.road.curvature(s))) < 1 / 60
+        skip = (s - reach, s + reach) if straight else None
+        keep = self.layout.edge if small else self.layout.border - 0.4
+        points, margin = (one.centre, max(half)) if small else (one.corners()[0], 0.0)
+        if self.road.distance(points, skip).min() < keep + margin:
             return False
         if not self.large:
             return True
         rows = np.array([self.rows[i] for i in self.large[-80:]])
+        rows = rows[np.abs(rows[:, :2] - one.centre).max(axis=1) < 40]
         return not overlapping(one, Footprints(rows[:, :2], rows[:, 2], rows[:, 3:5]), 0.1).any()
 
     def put(
@@ -63,7 +63,8 @@ class Site:
         """Place a solid at (s, d), turned by `turn` against the road; False if there is no room.
 
         half: half its extent along and across; shift: how far the footprint's middle lies in front of its own origin
-        along its y axis; shadow: height of the box that casts its shadow, if it is one; large: others must keep off it; always: it belongs on the road (parked cars, barriers).
+        along its y axis; shadow: height of the box that casts its shadow, if it is one; large: others must
+        keep off it; always: it belongs where it is put (parked cars, barriers).
         """
         yaw = float(self.road.heading(s)) + turn
         x, y = self.road.point(s, d)
@@ -75,15 +76,16 @@ class Site:
         if large:
             self.large.append(owner)
         self.rows.append((cx, cy, yaw, *half, shadow))
-        self.faces.append(solid.faces.placed(x, y, yaw, owner))
-        self.blobs.append(solid.blobs.placed(x, y, yaw, owner))
+        self.solids.append(solid)
+        self.places.append((x, y, yaw))
         return True
 
     def done(self) -> Scenery:
         """Everything placed so far."""
         rows = np.array(self.rows, float).reshape(-1, 6)
+        faces, blobs = assemble(self.solids, np.array(self.places).reshape(-1, 3))
         return Scenery(
-            join(self.faces, 4), join(self.blobs, BLOB), Footprints(rows[:, :2], rows[:, 2], rows[:, 3:5]),
+            faces, blobs, Footprints(rows[:, :2], rows[:, 2], rows[:, 3:5]),
             rows[:, 5], np.array(self.lamps, float).reshape(-1, 3), tuple(self.drives),
         )  # fmt: skip
 

@@ -1,0 +1,231 @@
+"""Fréchet distances between two sets of video: of frames and of clips, in one pass and constant memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from gwm import __version__
+from gwm.core import ConfigError
+from gwm.core.frechet import GaussianStats, frechet_distance
+from gwm.pipelines.checkpoint import choose_device
+from gwm.pipelines.cuts import transnet_cuts
+from gwm.pipelines.features import FrameFeatures, VideoFeatures
+from gwm.pipelines.progress import Ticker
+from gwm.shards.files import make_folder, write_json
+from gwm.shards.images import Size
+from gwm.shards.index import DATASET_FILE, Dataset, open_dataset
+from gwm.shards.reader import read_window
+from gwm.shards.schema import FRAME_RATE, Images, Skipped
+from gwm.shards.sources.video import VideoSource, probe, read_frames
+
+CLIP_FRAMES = 25  # Vista's and the paper's window
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """Two squared Fréchet distances and all that they depend on. They are not FID and FVD: see the features' names."""
+
+    frame_frechet: float  # between the features of all frames
+    video_frechet: float  # between the features of all clips
+    frame_features: str
+    video_features: str
+    real: str
+    generated: str
+    n_frames_real: int
+    n_frames_generated: int
+    n_clips_real: int
+    n_clips_generated: int
+    clip_frames: int
+    size: Size  # width, height of the frames of both sides
+    warnings: tuple[str, ...]
+    seconds: float
+    gwm_version: str
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The statistics of one side."""
+
+    frames: GaussianStats
+    clips: GaussianStats
+    size: Size
+    in_no_clip: int  # frames of rests shorter than a clip
+
+
+def score(real: Path, generated: Path, clip_frames: int = CLIP_FRAMES, device: str = "auto") -> ScoreResult:
+    """Score the videos or shards at `generated` against those at `real`.
+
+    Each is a video file, a folder of videos (with its subfolders; read at 10 Hz), or a dataset of shards, of which the
+    validation split is read if it has one, and every view is a video of its own.
+
+    Not in the paper: the frames of both sides are brought to one size, the smaller of the two sides' (by area; first
+    video), covering it and cropped at the centre, as `preprocess` does. So nothing is enlarged, and a low resolution
+    is not counted against the side that has it. Score in the resolution you want to judge.
+
+    Raises SourceError or ShardError for what cannot be read, ConfigError for fewer than two clips on a side. Of a
+    damaged video the frames that decode count, and a warning names the loss.
+    """
+    a, b = _open_side(real), _open_side(generated)
+    size = min(a.size(), b.size(), key=lambda wh: wh[0] * wh[1])
+    lost: list[str] = []
+    result = score_frames(a.clips(size, clip_frames, lost), b.clips(size, clip_frames, lost), clip_frames, device)
+    return replace(result, real=str(a), generated=str(b), warnings=(*lost, *result.warnings))
+
+
+def score_frames(
+    real: Iterable[Images], generated: Iterable[Images], clip_frames: int = CLIP_FRAMES, device: str = "auto"
+) -> ScoreResult:
+    """Score frames in memory, or as they come.
+
+    `real` and `generated` yield runs of consecutive frames (T, H, W, 3) RGB uint8 of any length T, all of one size.
+    A run is cut into clips of `clip_frames` frames, one behind the other; every frame counts in frame_frechet, only
+    whole clips in video_frechet. Raises ConfigError for sizes that differ and fewer than two clips on a side.
+    """
+    if clip_frames < 2:
+        raise ConfigError(f"clips of {clip_frames} frames show no motion; use --clip-frames of at least 2")
+    began = time.perf_counter()
+    networks = FrameFeatures(str(choose_device(device))), VideoFeatures(str(choose_device(device)))
+    b = _measure("generated", generated, clip_frames, *networks)  # the smaller side, as a rule: its mistakes first
+    a = _measure("real", real, clip_frames, *networks)
+    if a.size != b.size:
+        sizes = f"{a.size[0]}x{a.size[1]} and {b.size[0]}x{b.size[1]}"
+        raise ConfigError(f"real and generated frames differ in size, {sizes}; bring them to one")
+    return ScoreResult(
+        frame_frechet=frechet_distance(a.frames, b.frames),
+        video_frechet=frechet_distance(a.clips, b.clips),
+        frame_features=networks[0].name,
+        video_features=networks[1].name,
+        real="frames in memory",
+        generated="frames in memory",
+        n_frames_real=a.frames.n,
+        n_frames_generated=b.frames.n,
+        n_clips_real=a.clips.n,
+        n_clips_generated=b.clips.n,
+        clip_frames=clip_frames,
+        size=a.size,
+        warnings=tuple(_warnings(a, b, clip_frames)),
+        seconds=round(time.perf_counter() - began, 2),
+        gwm_version=__version__,
+    )
+
+
+def write_result(path: Path, result: ScoreResult) -> None:
+    """Write `result` as JSON to `path`, complete or not at all. Raises ShardError where it cannot be written."""
+    make_folder(path.parent)
+    write_json(path, asdict(result))
+
+
+def _measure(
+    side: str, runs: Iterable[Images], clip_frames: int, frame_features: FrameFeatures, video_features: VideoFeatures
+) -> _Measured:
+    """The statistics of the runs of one side. Raises ConfigError for sizes that differ and fewer than two clips."""
+    frames, clips = GaussianStats.empty(frame_features.d), GaussianStats.empty(video_features.d)
+    sizes: dict[Size, None] = {}
+    in_no_clip = 0
+    with Ticker(f"scoring {side} frames", None) as ticker:
+        for clip in (run[i : i + clip_frames] for run in runs for i in range(0, len(run), clip_frames)):
+            sizes[clip.shape[2], clip.shape[1]] = None
+            frames = frames.update(frame_features(clip))
+            if len(clip) == clip_frames:
+                clips = clips.update(video_features(clip[None]))
+            else:
+                in_no_clip += len(clip)
+            ticker.advance(len(clip))
+    if clips.n < 2:
+        raise ConfigError(
+            f"{side}: {clips.n} clip{'s' * (clips.n != 1)} of {clip_frames} frames among {frames.n} frames at "
+            f"{FRAME_RATE:g} Hz, at least 2 are needed; give more video, or a smaller --clip-frames"
+        )
+    if len(sizes) > 1:
+        raise ConfigError(f"{side}: frames differ in size, {' and '.join(f'{w}x{h}' for w, h in sizes)}")
+    return _Measured(frames, clips, next(iter(sizes)), in_no_clip)
+
+
+def _warnings(real: _Measured, generated: _Measured, clip_frames: int) -> Iterator[str]:
+    """What whoever reads the distances has to know."""
+    for name, unit, a, b in (
+        ("frame_frechet", "frames", real.frames, generated.frames),
+        ("video_frechet", "clips", real.clips, generated.clips),
+    ):
+        if min(a.n, b.n) <= len(a.mean):
+            yield (
+                f"{name} is biased upward: {a.n} real and {b.n} generated {unit} for {len(a.mean)} feature dimensions; "
+                f"compare it only with scores of as many {unit}"
+            )
+    for side, measured in (("real", real), ("generated", generated)):
+        if measured.in_no_clip:
+            yield f"{measured.in_no_clip} {side} frames are in rests of less than {clip_frames}, not in video_frechet"
+
+
+class _Side(Protocol):
+    """One of the two things compared; str() says what was read."""
+
+    def size(self) -> Size: ...
+    def clips(self, size: Size, clip_frames: int, lost: list[str]) -> Iterator[Images]: ...
+
+
+def _open_side(path: Path) -> _Side:
+    if (path / DATASET_FILE).is_file():
+        return _Shards(open_dataset(path))
+    return _Videos(path, tuple(VideoSource(path, find_cuts=transnet_cuts()).items()))
+
+
+@dataclass(frozen=True)
+class _Videos:
+    path: Path
+    files: tuple[Path, ...]
+
+    def __str__(self) -> str:
+        return f"{self.path} ({len(self.files)} videos)" if self.path.is_dir() else str(self.path)
+
+    def size(self) -> Size:
+        info = probe(self.files[0])
+        return info.width, info.height
+
+    def clips(self, size: Size, clip_frames: int, lost: list[str]) -> Iterator[Images]:
+        """Runs of at most `clip_frames` frames, none across a gap in time; what is lost to damage goes to `lost`."""
+        for file in self.files:
+            losses: list[Skipped] = []
+            run: list[Images] = []
+            after = 0  # tick of 0.1 s behind the run
+            for seconds, image in read_frames(file, size, losses=losses):
+                tick = round(seconds * FRAME_RATE)
+                if run and (len(run) == clip_frames or tick != after):
+                    yield np.stack(run)
+                    run = []
+                run.append(image)
+                after = tick + 1
+            if run:
+                yield np.stack(run)
+            lost += [f"{file}: {loss.cause} ({loss.item})" for loss in losses]
+
+
+@dataclass(frozen=True)
+class _Shards:
+    dataset: Dataset
+
+    def __str__(self) -> str:
+        return f"{self.dataset.path} ({'val split' if self._has_val else 'all samples'})"
+
+    @property
+    def _has_val(self) -> bool:
+        return "val" in self.dataset.counts["splits"]
+
+    def size(self) -> Size:
+        return self.dataset.size
+
+    def clips(self, size: Size, clip_frames: int, lost: list[str]) -> Iterator[Images]:
+        """Runs of at most `clip_frames` frames of one view; damage raises, so nothing goes to `lost`."""
+        splits, lengths = (self.dataset.table.column(name).to_pylist() for name in ("split", "frames"))
+        for row, frames in enumerate(lengths):
+            if splits[row] != "val" and self._has_val:
+                continue
+            for start in range(0, frames, clip_frames):
+                window = read_window(self.dataset, row, start, min(clip_frames, frames - start), size=size)
+                yield from (window.frames[:, k] for k in range(len(window.views)))

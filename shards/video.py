@@ -1,0 +1,201 @@
+"""Video files, read by timestamp at 10 Hz: constant or variable rate, turned upright, with every loss said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from gwm.shards import SourceError
+from gwm.shards.images import Size, fit
+from gwm.shards.schema import FRAME_RATE, Images, Skipped
+
+STEP = 1 / Fraction(FRAME_RATE)  # s between output frames
+TOLERANCE = Fraction(1, 2000)  # s that a frame may come late: containers round timestamps to 1 ms
+MAX_HOLD = 1  # s that a frame is shown at most; a longer one hides a loss and would teach a model to stand still
+MAX_MISSING = 0.5  # s by which a file may end early: stated durations include rounding and the end of the sound
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a file says about its first video stream."""
+
+    width: int  # pixels as shown: rotated, and pixels made square
+    height: int
+    duration: float  # s; 0 where the file does not say
+    fps: float  # frames/s on average; 0 where the file does not say
+    codec: str
+
+
+@dataclass
+class Damage:
+    """What was lost while decoding one file."""
+
+    packets: int = 0
+    frames: int = 0  # dropped: they depend on a damaged packet, or their time does not advance
+    unseen: float = 0.0  # s without a picture
+    missing: float = 0.0  # s at the end
+    stated: float = 0.0  # s, the duration the file gives
+
+    def losses(self) -> list[Skipped]:
+        """In words; empty for a sound file."""
+        found = []
+        if self.packets or self.frames:
+            found.append(Skipped(f"{self.packets} packets, {self.frames} frames", "damaged packets"))
+        if self.unseen:
+            found.append(Skipped(f"{self.unseen:.1f} s", f"no picture for more than {MAX_HOLD} s"))
+        if self.missing > MAX_MISSING:
+            found.append(Skipped(f"the last {self.missing:.1f} of {self.stated:.1f} s", "file ends early"))
+        return found
+
+
+def probe(path: Path) -> VideoInfo:
+    """What the video file says about itself; decodes its first frame. Raises SourceError as `read_frames` does."""
+    with _opened(path) as (container, stream):
+        frame = next(_decoded(container, stream, Damage()), None)
+        if frame is None:
+            raise SourceError(f"no frame of {path} can be decoded: the file is damaged")
+        height, width = _upright(frame, stream).shape[:2]
+        fps = float(stream.average_rate or 0)
+        return VideoInfo(width, height, _stated_duration(container, stream), fps, stream.codec_context.name)
+
+
+def read_frames(
+    path: Path, size: Size | None = None, how: str = "crop", losses: list[Skipped] | None = None
+) -> Iterator[tuple[float, Images]]:
+    """Frames of the video file `path` at 10 Hz: (time in s since its first frame, (H, W, 3) RGB uint8).
+
+    Frame i is the one on screen at i/10 s: the latest whose timestamp, counted from the first frame's, is at most
+    i/10 s + 0.5 ms. So a file of constant or variable rate gives one frame for each tenth of a second begun. Times
+    are exact multiples of 0.1 s, and jump where a frame would be shown for longer than 1 s. The frames after
+    a damaged packet, up to the next keyframe, are dropped: a decoder draws them upon what is missing.
+
+    `size` is (width, height), None for the video's own; `how` as in `gwm.shards.images.fit`. Rotation and pixel shape
+    are applied. An image on screen for longer than 0.1 s comes again as the same array: do not write into it. Memory
+    does not grow with the file.
+
+    What is lost to damage is appended to `losses` at the end (item: which part); with None it raises SourceError
+    instead, after all frames that decode. Raises SourceError for a path that is no file, not a video, or without
+    pictures.
+    """
+    damage = Damage()
+    with _opened(path) as (container, stream):
+        shown: av.VideoFrame | None = None
+        for tick, frame in _on_the_grid(_timed(_decoded(container, stream, damage), stream, damage), damage):
+            if frame is not shown:
+                image = _upright(frame, stream)
+                image = image if size is None else fit(image, size, how)
+                shown = frame
+            yield float(tick * STEP), image
+        if shown is None:
+            raise SourceError(f"no frame of {path} can be decoded: the file is damaged")
+    if losses is not None:
+        losses += damage.losses()
+    elif damage.losses():
+        raise SourceError(f"{path}: " + "; ".join(f"{loss.cause} ({loss.item})" for loss in damage.losses()))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    if not path.is_file():
+        raise SourceError(f"there is no video file {path}")
+    try:
+        container = av.open(str(path))
+    except (av.FFmpegError, OSError) as error:
+        raise SourceError(f"{path} cannot be read as a video: {error.strerror}") from error
+    with container:
+        stream = container.streams.best("video")
+        if not isinstance(stream, VideoStream):
+            raise SourceError(f"{path} has no video stream")
+        yield container, stream
+
+
+def _decoded(container: InputContainer, stream: VideoStream, damage: Damage) -> Iterator[av.VideoFrame]:
+    """Frames in the order they are shown, without those that build upon a damaged packet."""
+    broken = False
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+            frames = [] if packet is None else packet.decode()
+        except av.FFmpegError:
+            damage.packets += 1
+            broken = True
+            continue
+        if packet is None:
+            return
+        for frame in frames:
+            assert isinstance(frame, av.VideoFrame)
+            broken = broken and not frame.key_frame
+            if broken:
+                damage.frames += 1
+            else:
+                yield frame
+
+
+def _timed(
+    frames: Iterator[av.VideoFrame], stream: VideoStream, damage: Damage
+) -> Iterator[tuple[Fraction, av.VideoFrame | None]]:
+    """Each frame with its exact time in s since the first; at last the end of the video, with None."""
+    start: Fraction | None = None
+    now = end = Fraction(0)
+    usual = 1 / Fraction(stream.average_rate or FRAME_RATE)
+    for frame in frames:
+        base = frame.time_base or stream.time_base or Fraction(1)
+        # A raw stream has no timestamps: count on.
+        time = (start or 0) + end if frame.pts is None else frame.pts * base
+        start = time if start is None else start
+        if time - start < now:
+            damage.frames += 1
+            continue
+        now = time - start
+        end = now + (frame.duration * base if frame.duration else usual)
+        yield now, frame
+    if start is not None:
+        container = stream.container
+        assert isinstance(container, InputContainer)
+        damage.stated = _stated_duration(container, stream)
+        damage.missing = max(0.0, damage.stated - float(end))
+        yield end, None
+
+
+def _on_the_grid(
+    frames: Iterable[tuple[Fraction, av.VideoFrame | None]], damage: Damage
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Ticks of 0.1 s and the frame on screen at each, from frames with their times (the end comes as None)."""
+    held: av.VideoFrame | None = None
+    since, tick = Fraction(0), 0
+    for time, frame in frames:
+        if held is not None:
+            until = min(time, since + MAX_HOLD)
+            while tick * STEP + TOLERANCE < until:
+                yield tick, held
+                tick += 1
+            following = max(tick, ceil((time - TOLERANCE) / STEP))
+            damage.unseen += float((following - tick) * STEP)
+            tick = following
+        held, since = frame, time
+
+
+def _stated_duration(container: InputContainer, stream: VideoStream) -> float:
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return (container.duration or 0) / av.time_base
+
+
+def _upright(frame: av.VideoFrame, stream: VideoStream) -> Images:
+    """(H, W, 3) RGB as a player shows it: square pixels, turned as the display matrix says."""
+    image = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+    shape = stream.sample_aspect_ratio
+    if shape and shape != 1:
+        image = np.asarray(cv2.resize(image, (round(image.shape[1] * shape), image.shape[0])), np.uint8)
+    return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))  # both counterclockwise

@@ -1,0 +1,129 @@
+"""Rollouts: windows that continue each other, outputs, starts, refusals."""
+
+import json
+
+import av
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import SIZE
+from gwm.core import ConfigError
+from gwm.pipelines.checkpoint import Checkpoint, Training
+from gwm.pipelines.rollout import RolloutSettings, even_frames, generate, rollout
+from gwm.pipelines.start import load_start
+from gwm.pipelines.video_out import write_video
+from gwm.shards import ShardError, SourceError
+from gwm.shards.schema import Motion
+
+WINDOW = 6
+
+
+@pytest.fixture
+def checkpoint(tiny_model):
+    return Checkpoint(tiny_model.requires_grad_(False), Training(SIZE, WINDOW, preset="tiny"), "tiny")
+
+
+def settings(frames=20, **changes):
+    return RolloutSettings(**{"frames": frames, "steps": 2, "guidance": 2.0, "condition_frames": 3, **changes})
+
+
+def latents(model, **changes):
+    start = torch.randn(3, 1, model.config.channels, 4, 8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        return start, torch.cat(list(generate(model, start, "road", Motion(), None, WINDOW, settings(**changes))))
+
+
+@pytest.mark.parametrize("frames", [1, 3, 4, 6, 7, 20])
+def test_exactly_the_frames_asked_for_and_the_start_unchanged(tiny_model, frames):
+    start, z = latents(tiny_model, frames=frames)
+    assert z.shape == (frames, *start.shape[1:])
+    assert torch.equal(z[:3], start[:frames])
+
+
+def test_a_longer_rollout_begins_with_the_shorter_one(tiny_model):
+    assert torch.equal(latents(tiny_model, frames=20)[1][:11], latents(tiny_model, frames=11)[1])
+
+
+def test_seeds_differ_and_one_seed_repeats(tiny_model):
+    a, b, c = (latents(tiny_model, seed=seed)[1] for seed in (0, 0, 1))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_rollout_writes_a_video_a_sheet_and_a_record(checkpoint, tiny_shards, tmp_path):
+    result = rollout(checkpoint, tmp_path / "out", settings(25), tiny_shards)
+    with av.open(str(tmp_path / "out" / "rollout.mp4")) as video:
+        stream = video.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        assert stream.average_rate == 10
+        assert sum(1 for _ in video.decode(video=0)) == 25
+    assert cv2.imread(str(tmp_path / "out" / "contact.png")) is not None
+    record = json.loads((tmp_path / "out" / "rollout.json").read_text())
+    assert record["settings"] == {"frames": 25, "steps": 2, "guidance": 2.0, "condition_frames": 3, "seed": 0}
+    assert record["start"].endswith("tiny-004")  # the validation sample
+    assert record["actions"] == "source"
+    assert len(record["speed"]) == len(record["steering"]) == 25
+    assert record["seconds_per_frame"] > 0
+    assert result.frames == 25
+
+
+def test_actions_change_the_video(checkpoint, tiny_shards, tmp_path):
+    for name in ("turn-left", "turn-right"):
+        rollout(checkpoint, tmp_path / name, settings(8), tiny_shards, name)
+    left, right = ((tmp_path / name / "rollout.mp4").read_bytes() for name in ("turn-left", "turn-right"))
+    assert left != right
+
+
+def test_start_from_an_image_a_video_or_shards(tmp_path, tiny_shards):
+    images = [np.full((40, 100, 3), 10 * i, np.uint8) for i in range(12)]
+    cv2.imwrite(str(tmp_path / "a.png"), images[5])
+    write_video(tmp_path / "a.mp4", iter(images))
+    image = load_start(tmp_path / "a.png", SIZE, 3, {0, 9})
+    assert image.frames.shape == (1, 1, SIZE[1], SIZE[0], 3)
+    assert image.truth == {}
+    video = load_start(tmp_path / "a.mp4", SIZE, 3, {0, 9, 50})
+    assert video.frames.shape == (3, 1, SIZE[1], SIZE[0], 3)
+    assert sorted(video.truth) == [0, 9]
+    assert abs(video.truth[9].mean() - 90) < 5
+    shards = load_start(tiny_shards, SIZE, 3, {0, 29, 50})
+    assert sorted(shards.truth) == [0, 29]
+    assert len(shards.motion.speed) == 30
+    assert np.array_equal(shards.truth[0], shards.frames[0, 0])
+
+
+def test_bad_starts_are_refused(tmp_path):
+    with pytest.raises(SourceError, match="no such file"):
+        load_start(tmp_path / "no.mp4", SIZE, 3, {0})
+    with pytest.raises(SourceError, match="no dataset"):
+        load_start(tmp_path, SIZE, 3, {0})
+    (tmp_path / "text.mp4").write_text("not a video")
+    with pytest.raises(SourceError, match=r"text\.mp4"):
+        load_start(tmp_path / "text.mp4", SIZE, 3, {0})
+    (tmp_path / "text.png").write_text("not an image")
+    with pytest.raises(SourceError, match="not a readable image"):
+        load_start(tmp_path / "text.png", SIZE, 3, {0})
+    write_video(tmp_path / "short.mp4", iter([np.zeros((32, 64, 3), np.uint8)] * 2))
+    with pytest.raises(SourceError, match="fewer than the 3 condition frames"):
+        load_start(tmp_path / "short.mp4", SIZE, 3, {0})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"frames": 0}, "--frames 0"), ({"steps": 0}, "--steps 0"), ({"condition_frames": 6}, "between 1 and 5")],
+)
+def test_bad_settings_are_refused_before_anything_is_written(checkpoint, tiny_shards, tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        rollout(checkpoint, tmp_path / "out", settings(**changes), tiny_shards)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_in_the_place_of_the_output_folder(checkpoint, tiny_shards, tmp_path):
+    (tmp_path / "out").write_text("in the way")
+    with pytest.raises(ShardError, match="cannot write into"):
+        rollout(checkpoint, tmp_path / "out", settings(), tiny_shards)
+
+
+def test_contact_sheet_columns_reach_from_first_to_last():
+    assert even_frames(200) == [0, 22, 44, 66, 88, 111, 133, 155, 177, 199]
+    assert even_frames(3) == [0, 1, 2]

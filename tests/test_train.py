@@ -1,0 +1,177 @@
+"""Training: bit-exact resume, stages that grow without a jump, refusals."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import SIZE, TINY, tiny_recipe
+from gwm.core import ConfigError, WeightsError
+from gwm.core.autoencoder import Autoencoder
+from gwm.core.world_model import training_loss
+from gwm.pipelines.autoencoder import step_generator
+from gwm.pipelines.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
+from gwm.pipelines.latents import encode_dataset
+from gwm.pipelines.recipe import NANO_LONG, learning_rate, make_recipe
+from gwm.pipelines.state import newest_state, state_files
+from gwm.pipelines.train import make_learner, train
+from gwm.shards.index import open_dataset
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory):
+    torch.manual_seed(1)
+    path = tmp_path_factory.mktemp("autoencoder") / "autoencoder.safetensors"
+    model = Autoencoder(TINY.channels, TINY.autoencoder_width)
+    save_tensors(path, model.state_dict(), {"format": "gwm-autoencoder"})
+    return path
+
+
+def run(data, out, autoencoder, stop_after=None, steps=3):
+    return train(data, out, tiny_recipe(steps), autoencoder, "cpu", stop_after)
+
+
+@pytest.mark.parametrize("stop", [3, 5, 6])
+def test_a_resumed_run_repeats_an_unbroken_one_bit_for_bit(tiny_shards, autoencoder, tmp_path, stop):
+    run(tiny_shards, tmp_path / "whole", autoencoder, 6)
+    run(tiny_shards, tmp_path / "broken", autoencoder, stop)
+    run(tiny_shards, tmp_path / "broken", autoencoder, 6)
+    whole, broken = (newest_state(tmp_path / name) for name in ("whole", "broken"))
+    assert whole is not None
+    assert broken is not None
+    assert whole[1]["position"] == broken[1]["position"] == 6
+    assert whole[0].keys() == broken[0].keys()
+    assert any(name.startswith("adam.exp_avg_sq") for name in whole[0])
+    assert all(torch.equal(tensor, broken[0][name]) for name, tensor in whole[0].items())
+
+
+def test_all_stages_run_in_order_and_a_finished_run_is_left_alone(tiny_shards, autoencoder, tmp_path):
+    result = run(tiny_shards, tmp_path / "run", autoencoder, steps=1)
+    assert result.finished
+    assert result.steps == 4
+    metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [m["stage"] for m in metrics] == ["1a", "1b", "1c", "2"]
+    assert all(math.isfinite(m["loss"]) for m in metrics)
+    weights = (tmp_path / "run" / "model.safetensors").read_bytes()
+    again = run(tiny_shards, tmp_path / "run", autoencoder, steps=1)
+    assert again.finished
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == weights
+    training = load_checkpoint(tmp_path / "run").training
+    assert training.stages == {"1a": 1, "1b": 1, "1c": 1, "2": 1}
+    assert training.size == SIZE
+    assert training.frames == 6
+    assert training.data == (str(tiny_shards.resolve()),)
+
+
+def test_a_new_stage_does_not_make_the_loss_jump():
+    """The parts that stages 1b and 2 bring are the identity at first: the same loss on the same batch."""
+    recipe = tiny_recipe()
+    learner = make_learner(recipe, 0, CPU, None)
+    torch.nn.init.normal_(learner.model.dit.patch_out.weight)
+    z_0 = torch.randn(2, 6, 1, TINY.channels, 4, 8)
+    tokens, pooled = (x.detach() for x in learner.model.text.encode(["day", "night"]))
+    generator = step_generator(0)
+    from gwm.core.world_model import draw_step
+
+    draw = draw_step(z_0.shape, learner.model.config, (0.5, 0.5), generator)
+    losses = []
+    for index in range(4):
+        learner = make_learner(recipe, index, CPU, learner) if index else learner
+        losses.append(training_loss(learner.model.dit, z_0, tokens, pooled, torch.randn(2, 4, 7), draw).item())
+    assert losses == [losses[0]] * 4
+    assert losses[0] > 0
+
+
+def test_training_lowers_the_loss(tiny_shards, autoencoder, tmp_path):
+    run(tiny_shards, tmp_path, autoencoder, steps=40)
+    metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = [m["loss"] for m in metrics if m["stage"] == "1a"]
+    assert sum(losses[-2:]) < sum(losses[:2])
+
+
+def test_another_recipe_in_the_same_folder_is_refused(tiny_shards, autoencoder, tmp_path):
+    run(tiny_shards, tmp_path, autoencoder, 1)
+    with pytest.raises(ConfigError, match=r"other settings \(seed\)"):
+        train(tiny_shards, tmp_path, replace(tiny_recipe(3), seed=1), autoencoder, "cpu", 1)
+
+
+def test_a_truncated_state_is_skipped_for_the_one_before(tiny_shards, autoencoder, tmp_path):
+    run(tiny_shards, tmp_path, autoencoder, 2)
+    run(tiny_shards, tmp_path, autoencoder, 4)
+    newest = state_files(tmp_path)[0]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    state = newest_state(tmp_path)
+    assert state is not None
+    assert state[1]["position"] < 4
+
+
+def test_a_diverged_step_is_not_applied(tiny_shards, autoencoder, tmp_path, monkeypatch):
+    run(tiny_shards, tmp_path, autoencoder, 1)
+    before = state_files(tmp_path)[0].read_bytes()
+    monkeypatch.setattr("gwm.pipelines.train.training_loss", lambda dit, *_: dit.patch_out.bias.sum() * torch.nan)
+    with pytest.raises(ConfigError, match="stage 1a, step 1: loss nan"):
+        run(tiny_shards, tmp_path, autoencoder, 2)
+    assert state_files(tmp_path)[0].read_bytes() == before
+
+
+def test_latents_are_encoded_once_and_windows_are_cut_from_them(tiny_shards, tmp_path, tiny_model):
+    dataset = open_dataset(tiny_shards)
+    first = encode_dataset(dataset, tiny_model.autoencoder, SIZE, tmp_path)
+    (file,) = tmp_path.glob("latents-*.safetensors")
+    written = file.stat().st_mtime_ns
+    again = encode_dataset(dataset, tiny_model.autoencoder, SIZE, tmp_path)
+    assert file.stat().st_mtime_ns == written
+    z, texts, actions = again.batch([(1, 3), (4, 0)], 5)
+    assert z.shape == (2, 5, 1, TINY.channels, 4, 8)
+    assert torch.equal(z[0], first.latents[33:38].float())
+    assert texts == ["day road", "day road"]
+    assert actions.shape == (2, 4, 7)
+    assert torch.allclose(actions[0, :, 1], actions[0, :1, 1].expand(4))  # constant speed
+    assert actions[0, 3, 2] > actions[0, 0, 2] > 0  # the trajectory leads forward
+    assert actions[:, :, 4:6].isnan().all()  # no camera, no goal
+
+
+def test_learning_rate_warms_up_holds_and_cools_down():
+    stage = NANO_LONG.stages[-1]
+    rates = [learning_rate(NANO_LONG, stage, step) for step in range(stage.steps)]
+    assert rates[0] == pytest.approx(NANO_LONG.learning_rate / NANO_LONG.warmup)
+    assert max(rates) == NANO_LONG.learning_rate == rates[stage.steps // 2]
+    assert 0 < rates[-1] < 0.01 * NANO_LONG.learning_rate
+
+
+def test_recipe_is_scaled_and_refused():
+    assert [s.steps for s in make_recipe("long", "nano", 1e-9 + 0.001, 0).stages] == [2, 2, 2, 4]
+    with pytest.raises(ConfigError, match="--steps-scale 0"):
+        make_recipe("long", "nano", 0, 0)
+    with pytest.raises(ConfigError, match="--variant long --preset nano"):
+        make_recipe("mview", "nano", 1, 0)
+
+
+def test_checkpoints_round_trip_and_bad_ones_are_named(tiny_model, tmp_path, tiny_shards, autoencoder):
+    run(tiny_shards, tmp_path / "run", autoencoder, 1)
+    training = load_checkpoint(tmp_path / "run").training
+    path = tmp_path / "m.safetensors"
+    save_checkpoint(path, tiny_model, training)
+    loaded = load_checkpoint(path)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(loaded.model.state_dict().values(), tiny_model.state_dict().values(), strict=True)
+    )
+    tensors, header = load_tensors(path, "gwm-world-model")
+    extra = tensors | {"strange": torch.zeros(1), "dit.patch_in.bias": torch.zeros(7)}
+    del extra["dit.patch_out.weight"]
+    save_tensors(path, extra, header)
+    with pytest.raises(
+        WeightsError, match=r"missing dit.patch_out.weight; surplus strange; dit.patch_in.bias is \(7,\)"
+    ):
+        load_checkpoint(path)
+    path.write_bytes(b"PK\x03\x04 a pickle")
+    with pytest.raises(WeightsError, match="not a readable safetensors"):
+        load_checkpoint(path)
+    with pytest.raises(WeightsError, match="no checkpoint at"):
+        load_checkpoint(tmp_path / "nothing.safetensors")
+    with pytest.raises(WeightsError, match="is no gwm-world-model file"):
+        load_checkpoint(autoencoder)
