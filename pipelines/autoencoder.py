@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ from gwm.core.ema import ema_decay, start_ema, update_ema
 from gwm.pipelines.checkpoint import choose_device, load_tensors, load_weights, save_tensors
 from gwm.pipelines.progress import Ticker
 from gwm.pipelines.state import newest_state, restore_state, save_state, trainable
-from gwm.shards.files import make_folder, replacing
+from gwm.shards.files import make_folder, write_json
 from gwm.shards.index import Dataset, open_dataset
 from gwm.shards.reader import WindowSchedule, read_window
 
@@ -129,8 +128,7 @@ def train_autoencoder(
     result = AutoencoderResult(steps, _finish(model, dataset, size, place), str(run / "autoencoder.safetensors"))
     header = {"format": FORMAT, "channels": config.channels, "width": config.autoencoder_width}
     save_tensors(run / "autoencoder.safetensors", model.state_dict(), {**header, "psnr": result.psnr, **settings})
-    with replacing(run / "autoencoder.json") as temporary:
-        temporary.write_text(json.dumps(asdict(result), indent=2))
+    write_json(run / "autoencoder.json", asdict(result))
     return result
 
 

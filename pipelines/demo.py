@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from gwm.pipelines.recipe import make_recipe
 from gwm.pipelines.rollout import RolloutSettings, rollout
 from gwm.pipelines.score import score, write_result
 from gwm.pipelines.train import train
-from gwm.shards.files import make_folder, replacing
+from gwm.shards.files import make_folder, replacing, write_json
 from gwm.shards.sources.world import WorldSource
 from gwm.shards.verify import verify
 
@@ -84,27 +83,28 @@ def run_demo(out: Path, seed: int = 0, device: str = "auto") -> DemoResult:
     )  # fmt: skip
     with replacing(folder / "summary.txt") as temporary:
         temporary.write_text(summary(result))
-    with replacing(folder / "demo.json") as temporary:
-        temporary.write_text(json.dumps(asdict(result), indent=2))
+    write_json(folder / "demo.json", asdict(result))
     return result
 
 
 def summary(result: DemoResult) -> str:
     """What happened, in plain words."""
+    predicted = result.rollout_frames - 3
     minutes = sum(result.seconds.values()) / 60
     return f"""\
 gwm demo: the whole chain on a small rendered world, in {minutes:.1f} minutes.
 
-{result.frames} frames of driving were rendered, written as WebDataset shards and checked byte by byte. A small
-autoencoder learned to compress them (PSNR {result.autoencoder_psnr:.1f} dB on frames it had not seen), then a nano world model went
-through the paper's stages in {result.training_steps} steps: images, video, mask reconstruction, actions. From 3 real frames and the
-driver's actions it then predicted the other {result.rollout_frames - 3} frames of rollout.mp4, 22 at a time, each window continuing the last.
+{result.frames} frames of driving were rendered, written as WebDataset shards and checked byte by byte.
+A small autoencoder learned to compress them: PSNR {result.autoencoder_psnr:.1f} dB on frames that it had not seen.
+A nano world model went through the paper's stages in {result.training_steps} steps: images, video, masks, actions.
+From 3 real frames and the driver's actions it then predicted the other {predicted} frames of rollout.mp4,
+22 at a time, each window continuing the last.
 
 What the picture is: the work of a model trained for minutes. In contact.png the upper row is the real drive, the
-lower one the prediction: expect the first second to be like the real one, and then a blur of road and sky. The model that is
-embedded in gwm was trained for over an hour; `gwm rollout --frames 200` shows it.
+lower one the prediction: expect a moment that resembles the real one, and then a blur of road and sky. The model
+that is embedded in gwm was trained for longer; `gwm rollout --frames 200` shows what it does.
 
-Scores against the rendered world (lower is better, 0 is equal; they are no FID or FVD, see the features' names):
-  frames {result.frame_frechet:.2f}  ({result.frame_features})
-  clips  {result.video_frechet:.2f}  ({result.video_features})
+Scores against the rendered world. Lower is better, 0 is equal. They are no FID or FVD: see the features' names.
+  frames {result.frame_frechet:.4g}  ({result.frame_features})
+  clips  {result.video_frechet:.4g}  ({result.video_features})
 """

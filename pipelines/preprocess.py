@@ -20,10 +20,10 @@ class Source(Protocol):
     """A dataset to be read: what every file in `shards/sources` provides."""
 
     @property
-    def name(self) -> str: ...  # noqa: D102
-    def items(self) -> Sequence[Any]: ...  # noqa: D102
-    def chunks(self, item: Any) -> Iterator[Chunk | Skipped]: ...  # noqa: D102
-    def settings(self) -> dict[str, object]: ...  # noqa: D102
+    def name(self) -> str: ...
+    def items(self) -> Sequence[Any]: ...
+    def chunks(self, item: Any) -> Iterator[Chunk | Skipped]: ...
+    def settings(self) -> dict[str, object]: ...
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -24,7 +23,7 @@ from gwm.pipelines.latents import LOOK_AHEAD, action_values
 from gwm.pipelines.progress import Ticker, console
 from gwm.pipelines.start import Start, load_start
 from gwm.pipelines.video_out import VideoWriter, contact_sheet
-from gwm.shards.files import make_folder, replacing
+from gwm.shards.files import make_folder, write_json
 from gwm.shards.motion import window_actions
 from gwm.shards.schema import Camera, Images, Motion
 
@@ -149,8 +148,7 @@ def rollout(
         None if motion.steering is None else motion.steering[: settings.frames].tolist(),
         start.text, size, done, seconds, str(z.device), __version__, "rollout.mp4", "contact.png",
     )  # fmt: skip
-    with replacing(folder / "rollout.json") as temporary:
-        temporary.write_text(json.dumps(asdict(result), indent=2))
+    write_json(folder / "rollout.json", asdict(result))
     return result
 
 

@@ -182,7 +182,7 @@ class _Videos:
     files: tuple[Path, ...]
 
     def __str__(self) -> str:
-        return f"{self.path} ({len(self.files)} videos)" if self.path.is_dir() else str(self.path)
+        return f"{self.path} ({len(self.files)} video{'s' * (len(self.files) != 1)})"
 
     def size(self) -> Size:
         info = probe(self.files[0])

@@ -25,7 +25,7 @@ from gwm.pipelines.latents import LatentDataset, encode_dataset
 from gwm.pipelines.progress import Ticker
 from gwm.pipelines.recipe import Recipe, Stage, learning_rate
 from gwm.pipelines.state import newest_state, restore_state, save_state, trainable
-from gwm.shards.files import make_folder, replacing
+from gwm.shards.files import make_folder, replacing, write_json
 from gwm.shards.index import Dataset, open_dataset
 from gwm.shards.reader import WindowSchedule
 
@@ -117,8 +117,7 @@ class Run:
             if changed:
                 raise ConfigError(f"{folder} holds a run with other settings ({', '.join(changed)}); choose another -o")
         else:
-            with replacing(file) as temporary:
-                temporary.write_text(json.dumps(record, indent=2))
+            write_json(file, record)
 
     def truncate_metrics(self, done: int) -> None:
         """Forget metrics of steps that a killed run made after its last saved state."""

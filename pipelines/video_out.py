@@ -48,7 +48,7 @@ class VideoWriter:
         try:
             with ExitStack() as files:
                 temporary = files.enter_context(replacing(self.path))
-                temporary.touch()  # av opens the file at the first frame: too late to learn that the folder is read-only
+                temporary.touch()  # av opens it at the first frame, too late to learn that the folder is read-only
                 options = {"movflags": "+faststart"}
                 self._container = av.open(str(temporary), "w", format="mp4", options=options)
                 self._files = files.pop_all()

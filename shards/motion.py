@@ -50,7 +50,7 @@ def waypoint_frames(length: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
 
 
 def command_of(point: Floats) -> int:
-    """Vista's rule on the last waypoint (x forward, y left, metres): 2 m sideways is a turn, 2 m ahead is not a stop."""
+    """Vista's rule on the last waypoint (x forward, y left, m): 2 m sideways is a turn, over 2 m ahead is no stop."""
     x, y = float(point[0]), float(point[1])
     if y >= 2.0:
         return TURN_LEFT

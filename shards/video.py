@@ -50,9 +50,9 @@ class Damage:
         """In words; empty for a sound file."""
         found = []
         if self.packets or self.frames:
-            found.append(Skipped(f"{self.packets} packets, {self.frames} frames", "damaged packets"))
+            found.append(Skipped(f"packets: {self.packets}, frames: {self.frames}", "damaged packets or times"))
         if self.unseen:
-            found.append(Skipped(f"{self.unseen:.1f} s", f"no picture for more than {MAX_HOLD} s"))
+            found.append(Skipped(f"{self.unseen:.1f} s", "time without a picture"))
         if self.missing > MAX_MISSING:
             found.append(Skipped(f"the last {self.missing:.1f} of {self.stated:.1f} s", "file ends early"))
         return found
@@ -61,7 +61,7 @@ class Damage:
 def probe(path: Path) -> VideoInfo:
     """What the video file says about itself; decodes its first frame. Raises SourceError as `read_frames` does."""
     with _opened(path) as (container, stream):
-        frame = next(_decoded(container, stream, Damage()), None)
+        frame = next(filter(None, _decoded(container, stream, Damage())), None)
         if frame is None:
             raise SourceError(f"no frame of {path} can be decoded: the file is damaged")
         height, width = _upright(frame, stream).shape[:2]
@@ -119,8 +119,8 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         yield container, stream
 
 
-def _decoded(container: InputContainer, stream: VideoStream, damage: Damage) -> Iterator[av.VideoFrame]:
-    """Frames in the order they are shown, without those that build upon a damaged packet."""
+def _decoded(container: InputContainer, stream: VideoStream, damage: Damage) -> Iterator[av.VideoFrame | None]:
+    """Frames in the order they are shown, without those that build upon a damaged packet: None stands for these."""
     broken = False
     packets = container.demux(stream)
     while True:
@@ -130,6 +130,7 @@ def _decoded(container: InputContainer, stream: VideoStream, damage: Damage) -> 
         except av.FFmpegError:
             damage.packets += 1
             broken = True
+            yield None
             continue
         if packet is None:
             return
@@ -143,13 +144,16 @@ def _decoded(container: InputContainer, stream: VideoStream, damage: Damage) -> 
 
 
 def _timed(
-    frames: Iterator[av.VideoFrame], stream: VideoStream, damage: Damage
+    frames: Iterator[av.VideoFrame | None], stream: VideoStream, damage: Damage
 ) -> Iterator[tuple[Fraction, av.VideoFrame | None]]:
-    """Each frame with its exact time in s since the first; at last the end of the video, with None."""
+    """Each frame with its exact time in s since the first; None where the last one before a loss, or of all, ends."""
     start: Fraction | None = None
     now = end = Fraction(0)
     usual = 1 / Fraction(stream.average_rate or FRAME_RATE)
     for frame in frames:
+        if frame is None:
+            yield end, None
+            continue
         base = frame.time_base or stream.time_base or Fraction(1)
         # A raw stream has no timestamps: count on.
         time = (start or 0) + end if frame.pts is None else frame.pts * base
@@ -160,36 +164,36 @@ def _timed(
         now = time - start
         end = now + (frame.duration * base if frame.duration else usual)
         yield now, frame
-    if start is not None:
-        container = stream.container
-        assert isinstance(container, InputContainer)
-        damage.stated = _stated_duration(container, stream)
-        damage.missing = max(0.0, damage.stated - float(end))
-        yield end, None
+    yield end, None
+    container = stream.container
+    assert isinstance(container, InputContainer)
+    damage.stated = _stated_duration(container, stream)
+    damage.missing = max(0.0, damage.stated - float(end))
 
 
 def _on_the_grid(
     frames: Iterable[tuple[Fraction, av.VideoFrame | None]], damage: Damage
 ) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Ticks of 0.1 s and the frame on screen at each, from frames with their times (the end comes as None)."""
+    """Ticks of 0.1 s and the frame on screen at each, from frames with their times as `_timed` gives them."""
     held: av.VideoFrame | None = None
     since, tick = Fraction(0), 0
     for time, frame in frames:
-        if held is not None:
-            until = min(time, since + MAX_HOLD)
-            while tick * STEP + TOLERANCE < until:
-                yield tick, held
-                tick += 1
-            following = max(tick, ceil((time - TOLERANCE) / STEP))
-            damage.unseen += float((following - tick) * STEP)
-            tick = following
-        held, since = frame, time
+        until = min(time, since + MAX_HOLD)
+        while held is not None and tick * STEP + TOLERANCE < until:
+            yield tick, held
+            tick += 1
+        following = max(tick, ceil((time - TOLERANCE) / STEP))
+        damage.unseen += float((following - tick) * STEP)
+        held, since, tick = frame, time, following
 
 
 def _stated_duration(container: InputContainer, stream: VideoStream) -> float:
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
-    return (container.duration or 0) / av.time_base
+    whole = container.duration or 0
+    if whole and "matroska" in container.format.name:  # its duration runs from time 0, not from the first frame
+        whole -= container.start_time or 0
+    return whole / av.time_base
 
 
 def _upright(frame: av.VideoFrame, stream: VideoStream) -> Images:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from gwm.core.config import ModelConfig
 from gwm.core.world_model import WorldModel
 from gwm.pipelines.recipe import NANO_LONG, Recipe, Stage

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+
 from gwm.core import ConfigError
 from gwm.pipelines.control import MANOEUVRES, held, make_motion, manoeuvre
 from gwm.shards.motion import integrate, yaw_rate

@@ -5,6 +5,7 @@ import zlib
 import pytest
 import torch
 from conftest import TINY
+
 from gwm.core import ConfigError
 from gwm.core.actions import SCALARS, ActionEncoder, frame_weights, only_modes
 from gwm.core.autoencoder import Autoencoder, autoencoder_loss, kl_divergence

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import TINY
+
 from gwm.core import ConfigError
 from gwm.core.actions import SCALARS, only_modes
 from gwm.core.blocks import TemporalBlock

@@ -1,6 +1,7 @@
 """Rectified flow."""
 
 import torch
+
 from gwm.core.flow import data_from, flow_loss, interpolate, noise_from, sample_tau, shift_tau, velocity
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from gwm.core import ConfigError
 from gwm.core.mask import keep_tokens, restore_tokens, spatial_mask, time_mask
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 from conftest import tiny_chunk
+
 from gwm.pipelines.preprocess import preprocess
 from gwm.shards import ShardError, SourceError
 from gwm.shards.schema import Skipped

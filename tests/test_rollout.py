@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SIZE
+
 from gwm.core import ConfigError
 from gwm.pipelines.checkpoint import Checkpoint, Training
 from gwm.pipelines.rollout import RolloutSettings, even_frames, generate, rollout

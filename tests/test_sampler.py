@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from gwm.core import ConfigError
 from gwm.core.sampler import euler_sample, guided, tau_schedule
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 import typer
+
 from gwm.cli.main import app
 
 ROOT = Path(__file__).parent.parent

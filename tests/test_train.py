@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import SIZE, TINY, tiny_recipe
+
 from gwm.core import ConfigError, WeightsError
 from gwm.core.autoencoder import Autoencoder
 from gwm.core.world_model import training_loss

@@ -44,7 +44,7 @@ class Pace:
 
     def __init__(self, rng: np.random.Generator, highway: bool) -> None:
         self.rng = rng
-        self.shares = (0.5, 0.75, 0.9, 1.0, 1.08) if highway else (0.4, 0.65, 0.85, 1.0, 1.0, 1.08)
+        self.shares = (0.5, 0.75, 0.9, 1.0, 1.08) if highway else (0.45, 0.75, 0.9, 1.0, 1.0, 1.08)
         self.stop_chance = 0.05 if highway else 0.22
         self.brisk = float(rng.uniform(0.85, 1.05))
         self.left, self.share = 0.0, 1.0
@@ -146,7 +146,9 @@ def drive(
     wish, pace = Wish(rng, layout), Pace(rng, layout.median > 0)
     bicycle = Bicycle(road, START, wish.target)
     cars = spawn(rng, road, layout, spacing, START + EGO_CENTRE, wish.target)
-    profiles = speed_profile(road, limit), speed_profile(Road(road.curvatures[::-1]), limit)[::-1]
+    lane = 0.75 * layout.edge * np.array([[-1.0], [1.0]])  # bends are narrower on their inside
+    along, against = road.curvatures / (1 - road.curvatures * lane)
+    profiles = speed_profile(along, limit), speed_profile(against[::-1], limit)[::-1]
     cars.speed = (
         _possible(cars, profiles) * cars.share * rng.choice([0.8, 0.9, 1.0] if layout.median else [0.0, 0.7, 1.0])
     )

@@ -25,10 +25,10 @@ class Place:
     spacing: tuple[float, float]  # mean distance between cars of a lane in heavy and in light traffic
 
 
-TOWN = Bends((13, 120), (0.5, 1.6), (15, 60), ease=9, clearance=45)
-SUBURB = Bends((16, 150), (0.4, 1.5), (10, 60), ease=10, clearance=40)
-COUNTRY = Bends((30, 300), (0.3, 1.4), (5, 80), ease=18, clearance=45)
-HIGHWAY = Bends((160, 700), (0.2, 0.9), (10, 120), ease=50, clearance=60)
+TOWN = Bends((13, 90), (0.5, 1.6), (8, 45), ease=9, clearance=45)
+SUBURB = Bends((16, 110), (0.4, 1.5), (6, 45), ease=10, clearance=40)
+COUNTRY = Bends((30, 220), (0.3, 1.4), (5, 60), ease=18, clearance=45)
+HIGHWAY = Bends((150, 600), (0.2, 0.9), (10, 90), ease=50, clearance=60)
 
 PLACES = (
     Place("town road", TOWN, (1, 2), 3.2, 0.4, 3.0, (0, 0), limit=(8, 14), spacing=(24, 90)),

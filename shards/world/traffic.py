@@ -26,9 +26,12 @@ LENGTHS = (3.9, 4.3, 4.6, 4.8)  # m, of cars
 BUS = 9.5  # m
 
 
-def speed_profile(road: Road, limit: float) -> Floats:
-    """(N,) the speed in m/s at which every sample of the road can be passed when one brakes in time for its bends."""
-    squared = np.minimum(limit**2, LATERAL / np.maximum(np.abs(road.curvatures), 1e-6)).tolist()
+def speed_profile(curvatures: Floats, limit: float) -> Floats:
+    """(N,) the speed in m/s at which every sample of a path can be passed when one brakes in time for its bends.
+
+    curvatures: (N,) 1/m, `STEP` metres apart.
+    """
+    squared = np.minimum(limit**2, LATERAL / np.maximum(np.abs(curvatures), 1e-6)).tolist()
     for i in range(len(squared) - 2, -1, -1):
         squared[i] = min(squared[i], squared[i + 1] + 2 * 0.8 * BRAKE * STEP)
     profile: Floats = np.sqrt(np.array(squared))
@@ -83,7 +86,8 @@ class Cars:
         """Whether the lane at `offset` has room for the ego, ahead and behind."""
         same = (np.abs(self.d[1:] - offset) < 1.2) & (self.direction[1:] > 0)
         gap = np.abs(self.s[1:] - self.s[0]) - (self.length[1:] + self.length[0]) / 2
-        return bool((gap[same] > 4.0 + 0.8 * self.speed[0]).all())
+        closing = np.abs(self.speed[1:] - self.speed[0])
+        return bool((gap[same] > 4.0 + 0.8 * self.speed[0] + 2.5 * closing[same]).all())
 
 
 def spawn(
