@@ -24,8 +24,8 @@ def video(
     out: Out = None,
     size: Size = "512x288",
     fit: Annotated[str, typer.Option("--fit", help="crop or letterbox, where the shape differs.")] = "crop",
-    frames: Annotated[int, typer.Option("--frames", min=1, help="Most frames of one sample.")] = 100,
-    val_every: Annotated[int, typer.Option("--val-every", min=0, help="Every n-th video is validation; 0: none.")] = 10,
+    frames: Annotated[int, typer.Option("--frames", help="Most frames of one sample.")] = 100,
+    val_every: Annotated[int, typer.Option("--val-every", help="Every n-th video is validation; 0: none.")] = 10,
     strict: Strict = False,
     as_json: Json = False,
 ) -> None:
@@ -43,10 +43,10 @@ def video(
 @command(preprocess_app, "world")
 def world(
     out: Out = None,
-    scenes: Annotated[int, typer.Option("--scenes", min=1, help="Scenes, one sample each.")] = 200,
-    frames: Annotated[int, typer.Option("--frames", min=1, help="Frames of a scene at 10 Hz.")] = 100,
+    scenes: Annotated[int, typer.Option("--scenes", help="Scenes, one sample each.")] = 200,
+    frames: Annotated[int, typer.Option("--frames", help="Frames of a scene at 10 Hz.")] = 100,
     size: Size = "512x288",
-    val_every: Annotated[int, typer.Option("--val-every", min=1, help="Every n-th scene is validation.")] = 10,
+    val_every: Annotated[int, typer.Option("--val-every", help="Every n-th scene is validation.")] = 10,
     seed: Seed = 0,
     workers: Annotated[int, typer.Option("--workers", min=0, help="Processes; 0: one for each CPU.")] = 0,
     as_json: Json = False,

@@ -27,6 +27,8 @@ class ModelConfig:
     autoencoder_width: int = 64
     tau_shift: float = 1.0  # SD3's resolution shift of τ; 3.0 at 1024 px
     mask_ratio: float = 0.25  # r
+    # Not in the paper: this share of training batches is not masked and skips F, as sampling does.
+    unmasked_share: float = 1 / 3
     temporal: bool = True  # temporal blocks, from stage 1b
     reconstruction: bool = True  # mask tokens and F, from stage 1c
     actions: bool = True  # action projections, from stage 2
@@ -37,8 +39,9 @@ class ModelConfig:
             raise ConfigError(f"width {self.width} does not divide into {self.heads} heads")
         if not 0 < self.decoder_depth < self.depth:
             raise ConfigError(f"decoder_depth {self.decoder_depth} must lie between 1 and depth - 1 = {self.depth - 1}")
-        if not 0 <= self.mask_ratio < 1:
-            raise ConfigError(f"mask_ratio {self.mask_ratio} must lie in [0, 1)")
+        for name in ("mask_ratio", "unmasked_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} {getattr(self, name)} must lie in [0, 1)")
 
     @property
     def pixels_per_token(self) -> int:

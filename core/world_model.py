@@ -66,7 +66,8 @@ def draw_step(
     """Everything random in a training step on latents of `shape` (b t k c h w).
 
     The number of condition frames is drawn per sample, element i of `condition_probabilities` for i frames, and at
-    least one frame stays to be predicted. The mask's branch (spatial or time) is drawn per batch, Eq. 4.
+    least one frame stays to be predicted. The mask's branch (spatial or time) is drawn per batch, Eq. 4; a share of the
+    batches has none.
     """
     b, t, k, _, h, w = shape
     counts = torch.multinomial(torch.tensor(condition_probabilities), b, replacement=True, generator=generator)
@@ -74,7 +75,7 @@ def draw_step(
     tau = sample_tau(b, config.tau_shift, generator)[:, None] * m_c
     eps = torch.randn(shape, generator=generator)
     mask = None
-    if config.reconstruction:
+    if config.reconstruction and torch.rand((), generator=generator) >= config.unmasked_share:
         kind: Literal["spatial", "time"] = "spatial" if torch.rand((), generator=generator) < 0.5 else "time"
         draw = spatial_mask if kind == "spatial" else time_mask
         mask = draw(b, t, k, h // config.patch, w // config.patch, config.mask_ratio, generator)

@@ -41,7 +41,7 @@ def read_item(source: Source, item: Any) -> Iterator[Chunk | Skipped]:
     try:
         yield from source.chunks(item)
     except SourceError as error:
-        yield Skipped(str(item), str(error))
+        yield Skipped(str(item), str(error).removeprefix(f"{item}: "))
 
 
 def _collect(source: Source, item: Any) -> list[Chunk | Skipped]:

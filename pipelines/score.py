@@ -160,7 +160,10 @@ def _warnings(real: _Measured, generated: _Measured, clip_frames: int) -> Iterat
             )
     for side, measured in (("real", real), ("generated", generated)):
         if measured.in_no_clip:
-            yield f"{measured.in_no_clip} {side} frames are in rests of less than {clip_frames}, not in video_frechet"
+            yield (
+                f"{measured.in_no_clip} of the {side} frames lie in rests shorter than {clip_frames} "
+                "and count in frame_frechet only"
+            )
 
 
 class _Side(Protocol):

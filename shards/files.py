@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gwm.shards import ShardError
@@ -22,7 +22,8 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(f.fileno())
         temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong first is what the user should read
+            temporary.unlink(missing_ok=True)
         raise
 
 

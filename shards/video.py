@@ -63,7 +63,7 @@ def probe(path: Path) -> VideoInfo:
     with _opened(path) as (container, stream):
         frame = next(filter(None, _decoded(container, stream, Damage())), None)
         if frame is None:
-            raise SourceError(f"no frame of {path} can be decoded: the file is damaged")
+            raise SourceError(f"{path}: no frame can be decoded, the file is damaged")
         height, width = _upright(frame, stream).shape[:2]
         fps = float(stream.average_rate or 0)
         return VideoInfo(width, height, _stated_duration(container, stream), fps, stream.codec_context.name)
@@ -97,7 +97,7 @@ def read_frames(
                 shown = frame
             yield float(tick * STEP), image
         if shown is None:
-            raise SourceError(f"no frame of {path} can be decoded: the file is damaged")
+            raise SourceError(f"{path}: no frame can be decoded, the file is damaged")
     if losses is not None:
         losses += damage.losses()
     elif damage.losses():
@@ -111,11 +111,11 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     try:
         container = av.open(str(path))
     except (av.FFmpegError, OSError) as error:
-        raise SourceError(f"{path} cannot be read as a video: {error.strerror}") from error
+        raise SourceError(f"{path}: cannot be read as a video ({error.strerror})") from error
     with container:
         stream = container.streams.best("video")
         if not isinstance(stream, VideoStream):
-            raise SourceError(f"{path} has no video stream")
+            raise SourceError(f"{path}: no video stream")
         yield container, stream
 
 

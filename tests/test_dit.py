@@ -146,6 +146,13 @@ def test_both_branches_are_drawn_and_condition_counts_follow_their_probabilities
     assert all((d.tau[d.m_c == 0] == 0).all() for d in draws)
 
 
+def test_a_share_of_the_batches_is_not_masked():
+    g = torch.Generator().manual_seed(0)
+    config = replace(TINY, unmasked_share=0.25)
+    draws = [draw_step(torch.Size((1, 2, 1, 4, 4, 8)), config, (0.0, 1.0), g) for _ in range(200)]
+    assert 30 < sum(d.mask is None for d in draws) < 70
+
+
 def test_odd_latents_are_refused(tiny_model):
     with pytest.raises(ConfigError, match="5x4 does not divide into 2x2 patches"):
         tiny_model.dit(torch.randn(B, T, 1, TINY.channels, 4, 5), torch.rand(B, T), *inputs()[2:])

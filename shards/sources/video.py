@@ -46,8 +46,11 @@ class VideoSource:
     def __post_init__(self) -> None:
         if self.fit not in FITS:
             raise SourceError(f"no way to fit images is called {self.fit!r}; use one of: {', '.join(FITS)}")
-        assert min(self.frames, self.min_frames) > 0, self
-        assert self.val_every >= 0, self
+        if self.frames < 1:
+            raise SourceError(f"{self.frames} frames: a sample holds at least 1; use --frames 1 or more")
+        if self.val_every < 0:
+            raise SourceError(f"every {self.val_every}th video for validation: use --val-every 0 for none, or more")
+        assert self.min_frames > 0, self
 
     def items(self) -> list[Path]:
         """The video files, sorted. Raises SourceError where there are none."""
@@ -86,7 +89,7 @@ class VideoSource:
             scene, named, number = scene + (not named), True, number + 1
             yield self._chunk(item, info, run, began, scene, number)
         if short:
-            part = f"{origin}: {sum(short)} frames in {len(short)} scenes or rests"
+            part = f"{origin}: frames: {sum(short)}, scenes or rests: {len(short)}"
             yield Skipped(part, f"shorter than {least} frames")
         yield from (Skipped(f"{origin}: {loss.item}", loss.cause) for loss in losses)
 

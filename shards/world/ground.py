@@ -38,13 +38,21 @@ class Painter:
         self._colours: list[Floats] = []
         self._coarsest: list[Floats] = []
 
-    def strip(self, d0: float, d1: float, colour: Colour, start: float = 0.0, stop: float | None = None) -> None:
+    def strip(
+        self,
+        d0: float,
+        d1: float,
+        colour: Colour,
+        start: float = 0.0,
+        stop: float | None = None,
+        coarsest: float = np.inf,
+    ) -> None:
         """A band between the offsets d0 and d1, along the whole road or from `start` to `stop`."""
         stop = self.road.length if stop is None else min(stop, self.road.length)
         inside = self.stations[(self.stations > start) & (self.stations < stop)]
         s = np.concatenate([[start], inside, [stop]])
         low, high = self.road.point(s, d0), self.road.point(s, d1)
-        self.quads(np.stack([low[:-1], low[1:], high[1:], high[:-1]], axis=1), colour)
+        self.quads(np.stack([low[:-1], low[1:], high[1:], high[:-1]], axis=1), colour, coarsest)
 
     def dashes(self, d: float, width: float, mark: float, gap: float, phase: float, colour: Colour) -> None:
         """A broken line: marks of `mark` metres with gaps of `gap` metres."""
@@ -113,7 +121,7 @@ def _surface(rng: np.random.Generator, paint: Painter, layout: Layout) -> None:
             s = np.arange(0, paint.road.length, 2.0)
             joint = np.full(len(s), min(inner, outer))
             paint.patches(s, np.full(len(s), 0.05), joint, place.sidewalk, (stone - 14, stone - 16, stone - 20), 0.12)
-            paint.strip(inner, inner + side * 0.18, (stone + 18, stone + 17, stone + 12))
+            paint.strip(inner, inner + side * 0.18, (stone + 18, stone + 17, stone + 12), coarsest=0.7)
     paint.strip(-layout.paved, layout.paved, asphalt)
     if not place.sidewalk:
         for side in (-1.0, 1.0):

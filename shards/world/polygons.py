@@ -42,6 +42,10 @@ class Polygons:
         """The polygons that `which` (a mask or indices) selects."""
         return Polygons(*(getattr(self, f.name)[which] for f in fields(self)))
 
+    def join(self, other: Polygons) -> Polygons:
+        """These polygons and those of `other`, which have as many corners."""
+        return Polygons(*(np.concatenate([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)))
+
     def normals(self) -> Floats:
         """Unit normals (P, 3); for poles and crowns, which have none, a little of the sky's light from all sides."""
         n = cross(self.points[:, 1] - self.points[:, 0], self.points[:, 2] - self.points[:, 0])

@@ -52,6 +52,8 @@ class Raster:
         inside &= (right - left >= SPECK) | (bottom - top >= SPECK)
         out: list[Corners] = list(np.ascontiguousarray(np.stack([u.T, v.T], axis=-1)))
         crossing = np.flatnonzero(some & ~whole)
+        if len(crossing) == 0:
+            return out, inside & whole
         clipped, used = clip_near(points[crossing])
         clipped[~used] = 1.0
         kept = _fixed(project(clipped, self.lens))

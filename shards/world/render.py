@@ -14,15 +14,15 @@ import numpy as np
 from gwm.shards.schema import Camera, Floats, Images
 from gwm.shards.world.atmosphere import Atmosphere, beam
 from gwm.shards.world.camera import project, to_camera
+from gwm.shards.world.halos import BRAKE_RED, HEADLIGHT, TAIL_RED, glow, is_seen, lights
 from gwm.shards.world.order import Footprints, painters_order
 from gwm.shards.world.polygons import GLOW, HEAD, TAIL, Bools, Ints, Polygons, cross, placed
 from gwm.shards.world.raster import SHIFT, Corners, Raster
 from gwm.shards.world.scene import VIEW, Scene
 from gwm.shards.world.shadows import box_shadows, round_shadows
 
-BRAKE_RED, TAIL_RED, HEADLIGHT, LAMP = (226, 62, 50), (176, 40, 36), (255, 248, 226), (255, 214, 150)
+SHADOWS = 180.0  # m, shadows farther away are not drawn
 CAR_HEIGHT = 1.35  # m, of the box that casts a car's shadow
-HALO = 33  # pixels of the halo's stencil
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,14 @@ class Batch:
 
     polygons: Polygons
     lit: Floats  # (P, 3)
+
+    def take(self, which: Ints) -> Batch:
+        """The polygons with the indices `which`."""
+        return Batch(self.polygons.take(which), self.lit[which])
+
+    def join(self, other: Batch) -> Batch:
+        """These polygons and those of `other`."""
+        return Batch(self.polygons.join(other.polygons), np.concatenate([self.lit, other.lit]))
 
 
 class Renderer:
@@ -133,7 +141,7 @@ class Renderer:
         look = self.scene.look
         if not look.sun.any():
             return None
-        cast = self.shadows[self._near(self.shadow_extent, shot, VIEW / 2)]
+        cast = self.shadows[self._near(self.shadow_extent, shot, SHADOWS)]
         points = np.concatenate([cast, box_shadows(prints, np.full(len(prints.yaw), CAR_HEIGHT), look)])
         light: Images = np.full((self.raster.height, self.raster.width), 255, np.uint8)
         self.raster.fill(light, to_camera(points, shot.world), np.full((len(points), 1), self.air.shadow))
@@ -158,17 +166,17 @@ class Renderer:
         rank = np.full(len(prints.yaw), -1)
         rank[visible[painters_order(prints.take(visible), shot.eye)]] = np.arange(len(visible))
         pixel = np.hypot(*(prints.centre - shot.eye).T) / self.camera.intrinsics[0, 0]
+        faces, blobs = (batch.take(_chosen(batch.polygons, rank, pixel)) for batch in self.still)
+        moving = self._moving(shot, rank, pixel)
         corners: list[Corners] = []
         colours, ranks = [], []
-        for batch in (self.still[0], self._moving(shot, rank, pixel), self.still[1]):
-            chosen = _chosen(batch.polygons, rank, pixel)
-            part, lit = batch.polygons.take(chosen), batch.lit[chosen]
-            points = to_camera(_turned(part, shot.eye), shot.world)
+        for batch in (faces.join(moving), blobs):
+            points = to_camera(_turned(batch.polygons, shot.eye), shot.world)
             drawn, seen = self.raster.corners(points)
             keep = np.flatnonzero(seen & _facing(points))
             corners += [drawn[i] for i in keep.tolist()]
-            colours.append(self._seen(part.take(keep), lit[keep], points[keep], shot))
-            ranks.append(rank[part.owner[keep]])
+            colours.append(self._seen(batch.take(keep), points[keep].mean(axis=1)))
+            ranks.append(rank[batch.polygons.owner[keep]])
         order = np.argsort(np.concatenate(ranks), kind="stable").tolist()
         rgb = np.concatenate(colours).tolist()
         return [(corners[i], rgb[i]) for i in order]
@@ -187,49 +195,29 @@ class Renderer:
         colour[(part.light == HEAD) & lamps] = HEADLIGHT
         return Batch(batch.polygons, colour)
 
-    def _seen(self, part: Polygons, lit: Floats, placed: Floats, shot: Shot) -> Floats:
-        """Colours (P, 3) of polygons at `placed` (P, N, 3) in the camera's frame, through headlights and haze."""
-        middle = placed.mean(axis=1)
+    def _seen(self, batch: Batch, middle: Floats) -> Floats:
+        """Colours (P, 3) of polygons around `middle` (P, 3) in the camera's frame, in headlights and through haze."""
+        lit = batch.lit
         if self.scene.look.dark:
             ego = middle @ self.camera.extrinsics[:3, :3].T + self.camera.extrinsics[:3, 3]
-            plain = (part.light != GLOW) & (ego[:, 2] < 6)
-            lit = lit + part.colour * (0.6 * beam(ego[:, 0], ego[:, 1]) * plain)[:, None]
+            plain = (batch.polygons.light != GLOW) & (ego[:, 2] < 6)
+            lit = lit + batch.polygons.colour * (0.6 * beam(ego[:, 0], ego[:, 1]) * plain)[:, None]
         return np.minimum(self.scene.look.hazy(lit, np.linalg.norm(middle, axis=1)), 255.0)
 
     def _halos(self, small: Images, picture: Images, shot: Shot) -> None:
-        """A glow around every light that is not hidden: street lamps, headlights, tail lights."""
-        points, colours, radius = self._lights(shot)
+        """Add a glow to `small` around every light that can be seen in the supersampled `picture`."""
+        scene, look = self.scene, self.scene.look
+        points, colours, radius = lights(scene.scenery.lamps, scene.traffic, shot.frame, shot.cars, shot.eye)
         placed = to_camera(points, shot.world)
         far = np.linalg.norm(placed, axis=1)
-        for k in np.flatnonzero((placed[:, 2] > 1.0) & (far < 150)):
-            u, v = project(placed[k], self.raster.lens)
-            x, y = int(u), int(v)
-            around = picture[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2] if min(x, y) >= 0 else picture[:0]
-            if around.size and around.max() > 150:
-                size = radius[k] * self.camera.intrinsics[0, 0] / far[k] + 0.01 * self.camera.width
-                _glow(
-                    small,
-                    u / self.raster.factor,
-                    v / self.raster.factor,
-                    float(size),
-                    colours[k] * self.scene.look.hazy(np.ones((1, 3)), far[k : k + 1]).clip(0, 1)[0],
-                )
-
-    def _lights(self, shot: Shot) -> tuple[Floats, Floats, Floats]:
-        """All lights that are on: places (L, 3), colours (L, 3) and radii (L,) of their halos in metres."""
-        lamps = self.scene.scenery.lamps
-        pose, size = self.scene.traffic.pose[shot.frame, shot.cars], self.scene.traffic.size[shot.cars]
-        ahead = np.stack([np.cos(pose[:, 2]), np.sin(pose[:, 2])], axis=-1)
-        towards = ((shot.eye - pose[:, :2]) * ahead).sum(axis=1) > 0
-        end = np.where(towards, 1, -1)[:, None] * ahead * size[:, :1] / 2
-        left = np.stack([-ahead[:, 1], ahead[:, 0]], axis=-1) * (size[:, 1:] / 2 - 0.2)
-        places = np.concatenate([pose[:, :2] + end + left, pose[:, :2] + end - left])
-        places = np.pad(places, ((0, 0), (0, 1)), constant_values=0.68)
-        braking = self.scene.traffic.braking[shot.frame, shot.cars]
-        own = np.where(towards[:, None], HEADLIGHT, np.array(BRAKE_RED) * np.where(braking, 0.9, 0.4)[:, None])
-        colours = np.concatenate([np.tile(LAMP, (len(lamps), 1)), own, own]) * (0.5 if self.scene.look.dark else 0.25)
-        radius = np.concatenate([np.full(len(lamps), 0.9), np.tile(np.where(towards, 0.75, 0.4), 2)])
-        return np.concatenate([lamps, places]), colours, radius
+        near = np.flatnonzero((placed[:, 2] > 1.0) & (far < 150))
+        pixels = project(placed[near], self.raster.lens)
+        strength = (0.5 if look.dark else 0.25) * np.exp(-far / look.haze)
+        sizes = radius * self.camera.intrinsics[0, 0] / np.maximum(far, 1.0) + 0.01 * self.camera.width
+        for k, (u, v) in zip(near.tolist(), pixels.tolist(), strict=True):
+            if is_seen(picture, u, v):
+                at = u / self.raster.factor, v / self.raster.factor
+                glow(small, *at, float(sizes[k]), colours[k] * strength[k])
 
 
 def _extent(points: Floats) -> tuple[Floats, Floats]:
@@ -260,27 +248,6 @@ def _facing(points: Floats) -> Bools:
     normal = cross(points[:, 1] - points[:, 0], points[:, 2] - points[:, 0])
     out: Bools = (normal * points[:, 0]).sum(axis=1) < 0
     return out
-
-
-_STENCIL = np.hypot(*np.meshgrid(*[np.linspace(-1, 1, HALO)] * 2))
-_STENCIL = (np.clip(1 - _STENCIL, 0, 1) ** 2.2).astype(np.float32)
-
-
-def _glow(picture: Images, u: float, v: float, radius: float, colour: Floats) -> None:
-    """Add a soft disc of `radius` pixels around pixel (u, v), in place."""
-    x0, x1 = int(np.floor(u - radius)), int(np.ceil(u + radius))
-    y0, y1 = int(np.floor(v - radius)), int(np.ceil(v + radius))
-    lx, ly, hx, hy = max(x0, 0), max(y0, 0), min(x1, picture.shape[1]), min(y1, picture.shape[0])
-    if lx >= hx or ly >= hy:
-        return
-    scale = (HALO - 1) / 2 / radius
-    move = np.array(
-        [[scale, 0, (lx + 0.5 - u) * scale + (HALO - 1) / 2], [0, scale, (ly + 0.5 - v) * scale + (HALO - 1) / 2]]
-    )
-    disc = cv2.warpAffine(_STENCIL, move, (hx - lx, hy - ly), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-    region = picture[ly:hy, lx:hx]
-    glow = np.clip(disc[..., None] * colour.astype(np.float32), 0, 255).astype(np.uint8)
-    picture[ly:hy, lx:hx] = cv2.add(region, glow)
 
 
 def render(scene: Scene, frame: int, camera: Camera) -> Images:

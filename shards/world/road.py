@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gwm.shards.schema import Floats
+from gwm.shards.world.polygons import Ints
 
 STEP = 0.5  # m between samples of the centreline
 
@@ -40,27 +41,26 @@ class Road:
         self.length = (len(curvature) - 1) * STEP
         self._coarse = np.stack([self.xs, self.ys, np.arange(len(self.xs)) * STEP], axis=-1)[:: int(2.0 / STEP)]
 
-    def _sample(self, values: Floats, s: Floats | float) -> Floats:
-        """Linear interpolation of `values` at arc lengths `s`, held constant beyond both ends."""
-        at = np.clip(np.asarray(s, float) / STEP, 0.0, len(values) - 1.000001)
+    def _between(self, s: Floats | float) -> tuple[Ints, Floats]:
+        """The samples before arc lengths `s`, and how far on (0 .. 1) towards the next; the ends hold beyond them."""
+        at = np.minimum(np.maximum(np.asarray(s, float) / STEP, 0.0), len(self.xs) - 1.000001)
         i = at.astype(np.int64)
-        out: Floats = values[i] + (values[i + 1] - values[i]) * (at - i)
-        return out
+        return i, at - i
 
     def curvature(self, s: Floats | float) -> Floats:
         """Curvature in 1/m at arc lengths `s`, left positive."""
-        return self._sample(self.curvatures, s)
+        return _blend(self.curvatures, *self._between(s))
 
     def heading(self, s: Floats | float) -> Floats:
         """Direction in rad at arc lengths `s`, continuous (not wrapped)."""
-        return self._sample(self.headings, s)
+        return _blend(self.headings, *self._between(s))
 
     def point(self, s: Floats | float, d: Floats | float = 0.0) -> Floats:
         """World points (..., 2) at arc lengths `s` and offsets `d`, broadcast against each other."""
-        s, d = np.broadcast_arrays(np.asarray(s, float), np.asarray(d, float))
-        heading = self.heading(s)
-        x = self._sample(self.xs, s) - d * np.sin(heading)
-        y = self._sample(self.ys, s) + d * np.cos(heading)
+        i, share = self._between(s)
+        heading = _blend(self.headings, i, share)
+        x = _blend(self.xs, i, share) - d * np.sin(heading)
+        y = _blend(self.ys, i, share) + d * np.cos(heading)
         return np.stack([x, y], axis=-1)
 
     def locate(self, x: float, y: float, near: float, reach: float = 12.0) -> tuple[float, float]:
@@ -90,6 +90,12 @@ class Road:
         squared = (points[:, :1] - x) ** 2 + (points[:, 1:] - y) ** 2
         nearest: Floats = np.sqrt(squared.min(axis=1, initial=np.inf))
         return nearest
+
+
+def _blend(values: Floats, i: Ints, share: Floats) -> Floats:
+    """Linear interpolation between values[i] and values[i + 1]."""
+    out: Floats = values[i] + (values[i + 1] - values[i]) * share
+    return out
 
 
 def _bend(rng: np.random.Generator, bends: Bends) -> Floats:

@@ -34,8 +34,8 @@ class Site:
         self.road, self.layout = road, layout
         self.solids: list[Solid] = []
         self.places: list[tuple[float, float, float]] = []
-        self.rows: list[tuple[float, float, float, float, float, float]] = []
-        self.large: list[int] = []
+        self.rows: list[tuple[float, float, float, float, float, float]] = []  # footprint (5) and shadow
+        self.large = np.zeros((0, 6))  # the rows of houses
         self.lamps: list[tuple[float, float, float]] = []
         self.drives: list[tuple[float, float]] = []
 
@@ -50,10 +50,7 @@ class Site:
         points, margin = (one.centre, max(half)) if small else (one.corners()[0], 0.0)
         if self.road.distance(points, skip).min() < keep + margin:
             return False
-        if not self.large:
-            return True
-        rows = np.array([self.rows[i] for i in self.large[-80:]])
-        rows = rows[np.abs(rows[:, :2] - one.centre).max(axis=1) < 40]
+        rows = self.large[np.abs(self.large[:, :2] - one.centre).max(axis=1) < 40]
         return not overlapping(one, Footprints(rows[:, :2], rows[:, 2], rows[:, 3:5]), 0.1).any()
 
     def put(
@@ -72,10 +69,10 @@ class Site:
         sign = 1.0 if abs(turn) < 1.6 else -1.0
         if not always and not self.room(s, d + sign * shift, half, yaw, small=not large):
             return False
-        owner = len(self.rows)
+        row = (float(cx), float(cy), yaw, *half, shadow)
         if large:
-            self.large.append(owner)
-        self.rows.append((cx, cy, yaw, *half, shadow))
+            self.large = np.vstack([self.large, row])
+        self.rows.append(row)
         self.solids.append(solid)
         self.places.append((x, y, yaw))
         return True

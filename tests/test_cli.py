@@ -1,0 +1,118 @@
+"""The command line: results as JSON, and one clear message for each mistake."""
+
+import json
+
+import pytest
+import torch
+from conftest import SIZE, TINY
+from typer.testing import CliRunner
+
+from gwm.cli.main import app
+from gwm.core.world_model import WorldModel
+from gwm.pipelines.checkpoint import Training, save_checkpoint
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Default folders lie below the working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GWM_DATA", raising=False)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    path = tmp_path / "tiny.safetensors"
+    save_checkpoint(path, WorldModel(TINY), Training(SIZE, 6, preset="tiny"))
+    return path
+
+
+def gwm(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def refused(*arguments):
+    """The message of a refusal: one error, exit code 1, no traceback."""
+    result = gwm(*arguments)
+    assert result.exit_code == 1, result.output
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    assert result.stderr.count("error:") == 1
+    return result.stderr
+
+
+def test_preprocess_verify_and_info(tmp_path):
+    made = gwm(
+        "preprocess", "world", "-o", "s", "--scenes", 2, "--frames", 4, "--size", "32x16", "--workers", 1, "--json"
+    )
+    assert json.loads(made.stdout) == {"out": "s", "samples": 2, "frames": 8, "skipped": []}
+    assert json.loads(gwm("shards", "info", "s", "--json").stdout)["source"] == "world"
+    assert json.loads(gwm("shards", "verify", "s", "--json").stdout)["problems"] == []
+    assert gwm("shards", "verify", "s").exit_code == 0
+    shard = tmp_path / "s" / "world-000000.tar"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    report = gwm("shards", "verify", "s", "--json")
+    assert report.exit_code == 1
+    assert any("world-000000.tar" in problem for problem in json.loads(report.stdout)["problems"])
+    assert "already" in refused("preprocess", "world", "-o", "s", "--scenes", 2, "--frames", 4)
+
+
+def test_rollout_and_info_of_a_checkpoint(checkpoint, tiny_shards, tmp_path):
+    result = gwm("rollout", "--frames", 9, "--steps", 1, "--checkpoint", checkpoint, "--from", tiny_shards, "--json")
+    record = json.loads(result.stdout)
+    assert record["frames"] == 9
+    assert record["folder"] == "out/rollout-001"
+    names = sorted(p.name for p in (tmp_path / "out" / "rollout-001").iterdir())
+    assert names == ["contact.png", "rollout.json", "rollout.mp4"]
+    parts = json.loads(gwm("info", checkpoint, "--json").stdout)["parameters"]
+    total = parts.pop("total")
+    assert total == sum(parts.values()) == sum(p.numel() for p in WorldModel(TINY).parameters())
+    assert all(count > 0 for count in parts.values())
+    assert json.loads(gwm("info", "--preset", "nano", "--json").stdout)["parameters"]["total"] > 1e6
+
+
+def test_mistakes_have_one_message_and_leave_nothing(checkpoint, tiny_shards, tmp_path):
+    empty, text = tmp_path / "empty", tmp_path / "text" / "a.mp4"
+    empty.mkdir()
+    text.parent.mkdir()
+    text.write_text("not a video")
+    before = sorted(tmp_path.rglob("*"))
+    tiny = ("--checkpoint", checkpoint, "--from", tiny_shards)
+    assert "nowhere does not exist" in refused("preprocess", "video", "nowhere", "-o", "new")
+    assert "no video in" in refused("preprocess", "video", empty, "-o", "new")
+    assert "cannot be read as a video" in refused("preprocess", "video", text, "-o", "new")
+    assert "--size 12" in refused("preprocess", "world", "-o", "new", "--size", "12")
+    assert "0 scenes" in refused("preprocess", "world", "-o", "new", "--scenes", 0)
+    assert "0 frames" in refused("preprocess", "video", text, "-o", "new", "--frames", 0)
+    assert "does not exist" in refused("shards", "verify", "nowhere")
+    assert "is no dataset" in refused("shards", "info", empty)
+    assert "gwm preprocess world" in refused("train")
+    assert "no recipe" in refused("train", "--variant", "mview", "--data", tiny_shards)
+    assert "--steps-scale -1" in refused("train", "--steps-scale", -1, "--data", tiny_shards)
+    assert "--frames 0" in refused("rollout", "--frames", 0, *tiny)
+    assert "no checkpoint at" in refused("rollout", "--checkpoint", "nowhere")
+    assert "not a readable safetensors" in refused("rollout", "--checkpoint", text)
+    assert "neither a file" in refused("rollout", "--actions", "fly", *tiny)
+    assert "unknown device 'gpu'" in refused("rollout", "--device", "gpu", *tiny)
+    assert "cannot write into" in refused("rollout", "-o", text / "below", *tiny)
+    assert "cannot write into" in refused("preprocess", "world", "-o", text, "--scenes", 1, "--frames", 2)
+    assert "does not exist" in refused("score", "nowhere", tiny_shards)
+    assert "unknown preset" in refused("info", "--preset", "huge")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine with CUDA accepts it")
+def test_cuda_where_there_is_none(checkpoint, tiny_shards):
+    message = refused("rollout", "--device", "cuda", "--checkpoint", checkpoint, "--from", tiny_shards)
+    assert "no usable CUDA GPU; use --device cpu" in message
+
+
+def test_debug_shows_the_traceback():
+    result = gwm("shards", "info", "nowhere", "--debug")
+    assert result.exception is not None
+    assert type(result.exception).__name__ == "ShardError"
+
+
+def test_version():
+    assert gwm("--version").stdout.strip() == "0.1.0"
