@@ -34,7 +34,7 @@ class Training:
     seed: int = 0
     guidance: float = 4.0  # the scale that rollouts use unless told otherwise; the paper's
     stages: dict[str, int] = field(default_factory=dict)  # stage -> steps done
-    data: tuple[str, ...] = ()  # the datasets, as their dataset.json names them
+    data: tuple[str, ...] = ()  # the datasets: source, name and hash of the index
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any])
     try:
         with replacing(path) as temporary:
             save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, temporary, metadata)
+            temporary.chmod(0o644)  # safetensors makes it private
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"cannot write {path}: {error}") from error
 

@@ -107,7 +107,7 @@ class Run:
 
     def __init__(self, folder: Path, recipe: Recipe, data: Dataset) -> None:
         self.folder, self.recipe = make_folder(folder), recipe
-        self.data = str(data.path.resolve())
+        self.data = f"{data.source} {data.path.name} sha256:{data.index['sha256']}"
         record = json.loads(json.dumps({"recipe": asdict(recipe), "data": data.index["sha256"]}))
         file = folder / "recipe.json"
         if file.is_file():
@@ -133,7 +133,7 @@ class Run:
             f.write(json.dumps(values) + "\n")
 
     def save(self, learner: Learner, index: int, step: int) -> None:
-        """Write the training state after `step` steps of stage `index`, and model.safetensors: its EMA weights."""
+        """Write the training state after `step` steps of stage `index`, and model.safetensors: its EMA weights, fp16."""
         recipe = self.recipe
         done = {s.name: s.steps for s in recipe.stages[:index]} | {recipe.stages[index].name: step}
         save_state(
@@ -145,7 +145,7 @@ class Run:
         )
         average = WorldModel(learner.model.config)
         average.load_state_dict(learner.model.state_dict() | learner.ema)
-        save_checkpoint(self.folder / "model.safetensors", average, training)
+        save_checkpoint(self.folder / "model.safetensors", average, training, torch.float16)
 
 
 def _position(line: str) -> int:
