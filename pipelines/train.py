@@ -133,7 +133,7 @@ class Run:
             f.write(json.dumps(values) + "\n")
 
     def save(self, learner: Learner, index: int, step: int) -> None:
-        """Write the training state after `step` steps of stage `index`, and model.safetensors: its EMA weights, fp16."""
+        """Write the state after `step` steps of stage `index`, and model.safetensors: its EMA weights in fp16."""
         recipe = self.recipe
         done = {s.name: s.steps for s in recipe.stages[:index]} | {recipe.stages[index].name: step}
         save_state(

@@ -154,7 +154,7 @@ def test_a_long_still_is_a_gap_and_said(tmp_path):
     assert [n for _, n in got] == [*range(10), *[9] * 9, *range(10, 20)]
     assert [round(t, 6) for t, _ in got][18:20] == [1.8, 4.0]
     assert losses == [Skipped("2.1 s", "time without a picture")]
-    chunks, _ = split(source(path, min_frames=1).chunks(path))
+    chunks, _ = split(source(path, min_scene=1).chunks(path))
     assert [c.length for c in chunks] == [19, 10]
     assert chunks[0].scene != chunks[1].scene
 
@@ -272,39 +272,40 @@ def test_no_videos(tmp_path):
 
 def test_chunks_of_a_scene(tmp_path):
     path = write(tmp_path / "drive.mp4", regular(10, 57))
-    chunks, skipped = split(source(path, frames=20, min_frames=18).chunks(path))
-    assert [c.length for c in chunks] == [20, 20]
-    assert [c.key for c in chunks] == ["video-drive-0000", "video-drive-0001"]
+    chunks, skipped = split(source(path, frames=20, min_scene=18).chunks(path))
+    assert [c.length for c in chunks] == [20, 20, 17]  # the rest of a scene is kept, however short
+    assert [c.key for c in chunks] == ["video-drive-0000", "video-drive-0001", "video-drive-0002"]
     assert {c.scene for c in chunks} == {"drive_00"}
     assert chunks[1].timestamps.tolist() == [i / 10 for i in range(20, 40)]
     assert chunks[1].extra["start_time"] == 2.0
     assert chunks[0].extra["source_size"] == [WIDTH, HEIGHT]
     images = [decode_jpeg(data) for c in chunks for data in c.frames["front"]]
     assert {i.shape for i in images} == {(32, 64, 3)}
-    assert [number_of(i) for i in images] == list(range(40))
-    assert skipped == [Skipped("drive.mp4: frames: 17, scenes or rests: 1", "shorter than 18 frames")]
+    assert [number_of(i) for i in images] == list(range(57))
+    assert skipped == []
 
 
 def test_a_chunk_ends_at_a_cut(tmp_path):
     pictures = [plain(30)] * 30 + [plain(120)] * 5 + [plain(220)] * 40
     path = write(tmp_path / "two.mp4", regular(10, 75), pictures)
-    chunks, skipped = split(source(path, frames=25, min_frames=10).chunks(path))
+    chunks, skipped = split(source(path, frames=25, min_scene=10).chunks(path))
     assert [(c.scene, c.length, c.extra["start_time"]) for c in chunks] == [
         ("two_00", 25, 0.0),
+        ("two_00", 5, 2.5),
         ("two_01", 25, 3.5),
         ("two_01", 15, 6.0),
     ]
-    assert chunks[1].timestamps[0] == 0
-    assert chunks[2].timestamps[0] == 2.5
-    for chunk, level in zip(chunks, (30, 220, 220), strict=True):
+    assert chunks[2].timestamps[0] == 0
+    assert chunks[3].timestamps[0] == 2.5
+    for chunk, level in zip(chunks, (30, 30, 220, 220), strict=True):
         assert all(abs(decode_jpeg(d).mean() - level) < 5 for d in chunk.frames["front"])
-    assert skipped == [Skipped("two.mp4: frames: 10, scenes or rests: 2", "shorter than 10 frames")]
+    assert skipped == [Skipped("two.mp4: frames: 5, scenes: 1", "scene shorter than 10 frames")]
 
 
 def test_losses_reach_the_source(tmp_path):
     whole = write(tmp_path / "a.mp4", regular(25, 250))
     whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    chunks, skipped = split(source(tmp_path, min_frames=5).chunks(whole))
+    chunks, skipped = split(source(tmp_path, min_scene=5).chunks(whole))
     assert chunks
     assert any(s.cause == "file ends early" and s.item.startswith("a.mp4: ") for s in skipped)
 
@@ -314,7 +315,7 @@ def test_keys_are_unique_and_the_split_is_by_file(tmp_path):
     (tmp_path / "sub").mkdir()
     for name in ("a.mp4", "a.mkv", "b c.mp4", "b_c.mp4", "d.e.MP4", "sub/a.mp4", "sub-a.mp4"):
         write(tmp_path / name, regular(10, 12))
-    videos = source(tmp_path, frames=6, min_frames=6, val_every=3)
+    videos = source(tmp_path, frames=6, min_scene=6, val_every=3)
     chunks = [c for item in videos.items() for c in videos.chunks(item)]
     assert len({c.key for c in chunks}) == len(chunks) == 14
     assert not any("." in c.key for c in chunks)

@@ -39,7 +39,7 @@ class VideoSource:
     size: Size = (512, 288)  # width, height of the stored frames
     fit: str = "crop"  # see gwm.shards.images.fit
     frames: int = 100  # most frames of a chunk
-    min_frames: int = 25  # a shorter scene, or rest of one, is left out and reported
+    min_scene: int = 5  # frames: a shorter scene, such as a frame of a dissolve, is left out and reported
     val_every: int = 10  # every n-th file is validation, 0: none
     find_cuts: FindCuts = field(kw_only=True)
 
@@ -50,7 +50,7 @@ class VideoSource:
             raise SourceError(f"{self.frames} frames: a sample holds at least 1; use --frames 1 or more")
         if self.val_every < 0:
             raise SourceError(f"every {self.val_every}th video for validation: use --val-every 0 for none, or more")
-        assert self.min_frames > 0, self
+        assert self.min_scene > 0, self
 
     def items(self) -> list[Path]:
         """The video files, sorted. Raises SourceError where there are none."""
@@ -63,7 +63,7 @@ class VideoSource:
             "size": list(self.size),
             "fit": self.fit,
             "frames": self.frames,
-            "min_frames": self.min_frames,
+            "min_scene": self.min_scene,
             "val_every": self.val_every,
             "cuts": self.find_cuts.name,
         }
@@ -76,21 +76,21 @@ class VideoSource:
             (Shot(round(time * FRAME_RATE), encode_jpeg(image)), thumbnail(image))
             for time, image in read_frames(item, self.size, self.fit, losses)
         )
-        least = min(self.min_frames, self.frames)
+        least = min(self.min_scene, self.frames)
         scene = number = -1
         began, named = 0, False
         short: list[int] = []
         for fresh, run in _runs(mark_cuts(seen, self.find_cuts), self.frames):
             if fresh:
                 began, named = run[0].tick, False
-            if len(run) < least:
+            if fresh and len(run) < least:
                 short.append(len(run))
                 continue
             scene, named, number = scene + (not named), True, number + 1
             yield self._chunk(item, info, run, began, scene, number)
         if short:
-            part = f"{origin}: frames: {sum(short)}, scenes or rests: {len(short)}"
-            yield Skipped(part, f"shorter than {least} frames")
+            part = f"{origin}: frames: {sum(short)}, scenes: {len(short)}"
+            yield Skipped(part, f"scene shorter than {least} frames")
         yield from (Skipped(f"{origin}: {loss.item}", loss.cause) for loss in losses)
 
     def _chunk(self, item: Path, info: VideoInfo, run: list[Shot], began: int, scene: int, number: int) -> Chunk:
