@@ -16,7 +16,9 @@ from gwm.core import ConfigError
 from gwm.core.autoencoder import Autoencoder, autoencoder_loss
 from gwm.core.config import AUTOENCODER_FACTOR, preset
 from gwm.core.ema import ema_decay, start_ema, update_ema
-from gwm.pipelines.checkpoint import choose_device, load_tensors, load_weights, save_tensors
+from gwm.core.seeds import seeded_generator
+from gwm.pipelines.checkpoint import load_tensors, load_weights, save_tensors
+from gwm.pipelines.device import choose_device
 from gwm.pipelines.progress import Ticker
 from gwm.pipelines.state import newest_state, restore_state, save_state, trainable
 from gwm.shards.files import make_folder, write_json
@@ -37,12 +39,6 @@ class AutoencoderResult:
     steps: int
     psnr: float  # dB, on validation frames
     path: str
-
-
-def step_generator(*seed: int) -> torch.Generator:
-    """The random numbers of one step, from (seed, rank, …, step)."""
-    state = np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state) >> 1)
 
 
 def _images(dataset: Dataset, refs: Sequence[tuple[int, int]], size: tuple[int, int], device: torch.device) -> Tensor:
@@ -109,7 +105,7 @@ def train_autoencoder(
                 group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / WARMUP, left)
             images = _images(dataset, schedule.batch(step, BATCH, 1), size, place)
             shape = (len(images), config.channels, size[1] // AUTOENCODER_FACTOR, size[0] // AUTOENCODER_FACTOR)
-            eps = torch.randn(shape, generator=step_generator(seed, 0, step)).to(place)
+            eps = torch.randn(shape, generator=seeded_generator(seed, 0, step)).to(place)
 
             # one training step
             loss = autoencoder_loss(images, *model(images, eps))

@@ -17,6 +17,7 @@ from gwm import __version__
 from gwm.core import ConfigError, WeightsError
 from gwm.core.config import ModelConfig
 from gwm.core.world_model import WorldModel
+from gwm.pipelines.device import choose_device
 from gwm.shards.files import replacing
 
 FORMAT = "gwm-world-model"
@@ -87,10 +88,12 @@ def load_weights(module: torch.nn.Module, tensors: dict[str, Tensor], source: st
     module.load_state_dict(tensors)
 
 
-def save_checkpoint(path: Path, model: WorldModel, training: Training, dtype: torch.dtype = torch.float32) -> None:
-    """Write a world model; dtype float16 halves the file."""
-    header = {"format": FORMAT, "model": asdict(model.config), "training": asdict(training)}
-    save_tensors(path, {k: t.to(dtype) for k, t in model.state_dict().items()}, header)
+def save_checkpoint(
+    path: Path, config: ModelConfig, weights: dict[str, Tensor], training: Training, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write the weights of a `WorldModel(config)`; dtype float16 halves the file."""
+    header = {"format": FORMAT, "model": asdict(config), "training": asdict(training)}
+    save_tensors(path, {k: t.to(dtype) for k, t in weights.items()}, header)
 
 
 def checkpoint_path(given: Path | None) -> Path:
@@ -124,16 +127,3 @@ def load_checkpoint(given: Path | None = None, device: str = "cpu") -> Checkpoin
     load_weights(model, {k: t.float() for k, t in tensors.items()}, str(path))
     name = "embedded nano" if given is None else str(path)
     return Checkpoint(model.eval().requires_grad_(False).to(choose_device(device)), read_training(header), name)
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto`, `cpu` or a CUDA device; ConfigError where it is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device {name!r} asked for, but this machine has no usable CUDA GPU; use --device cpu")
-    return device

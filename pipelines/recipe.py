@@ -44,6 +44,7 @@ class Recipe:
     ema: float
     text_dropout: float  # share of samples whose text is empty, for guidance
     action_dropout: float  # share of samples without actions, Vista
+    joint_dropout: float  # share of samples without text and actions: the branch that guidance subtracts
     action_modes: tuple[str, ...]  # cycled over samples, Vista
     condition_probabilities: tuple[float, ...] = VISTA_CONDITION_FRAMES
     guidance: float = 4.0  # scale for rollouts, the paper's
@@ -51,7 +52,8 @@ class Recipe:
 
 
 # Not in the paper: nano trains from scratch on a small machine, so its learning rate is higher, its stages shorter, and
-# it ends with a cooldown. The stages' order, window lengths and what each brings are the paper's.
+# it ends with a cooldown. Weight decay, gradient clipping, EMA and text dropout are not in the paper either. The
+# stages' order, window lengths and what each brings are the paper's.
 NANO_LONG = Recipe(
     variant="long",
     preset="nano",
@@ -70,6 +72,7 @@ NANO_LONG = Recipe(
     ema=0.999,
     text_dropout=0.1,
     action_dropout=0.15,
+    joint_dropout=0.1,
     action_modes=("motion", "trajectory", "motion", "command", "motion", "goal"),
 )
 

@@ -15,8 +15,8 @@ from gwm import __version__
 from gwm.core import ConfigError
 from gwm.core.actions import only_modes
 from gwm.core.sampler import Velocity, euler_sample, guided
+from gwm.core.seeds import seeded_generator
 from gwm.core.world_model import WorldModel
-from gwm.pipelines.autoencoder import step_generator
 from gwm.pipelines.checkpoint import Checkpoint
 from gwm.pipelines.control import held, make_motion
 from gwm.pipelines.latents import LOOK_AHEAD, action_values
@@ -90,7 +90,7 @@ def generate(
     condition = start[: settings.frames]
     while done < settings.frames:
         first = max(0, done - len(condition))  # of this window, in the rollout
-        generator = step_generator(settings.seed, i)
+        generator = seeded_generator(settings.seed, i)
         eps = torch.randn((1, window, *start.shape[1:]), generator=generator).to(device)
         ahead = window_actions(motion.window(first, LOOK_AHEAD + 1), camera)
         actions = torch.from_numpy(action_values(ahead)).float()[None].to(device)

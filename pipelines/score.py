@@ -13,8 +13,8 @@ import numpy as np
 from gwm import __version__
 from gwm.core import ConfigError
 from gwm.core.frechet import GaussianStats, frechet_distance
-from gwm.pipelines.checkpoint import choose_device
 from gwm.pipelines.cuts import transnet_cuts
+from gwm.pipelines.device import choose_device
 from gwm.pipelines.features import FrameFeatures, VideoFeatures
 from gwm.pipelines.progress import Ticker
 from gwm.shards.files import make_folder, write_json

@@ -22,7 +22,7 @@ def elsewhere(tmp_path, monkeypatch):
 @pytest.fixture
 def checkpoint(tmp_path):
     path = tmp_path / "tiny.safetensors"
-    save_checkpoint(path, WorldModel(TINY), Training(SIZE, 6, preset="tiny"))
+    save_checkpoint(path, TINY, WorldModel(TINY).state_dict(), Training(SIZE, 6, preset="tiny"))
     return path
 
 
@@ -105,7 +105,7 @@ def test_mistakes_have_one_message_and_leave_nothing(checkpoint, tiny_shards, tm
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a machine with CUDA accepts it")
 def test_cuda_where_there_is_none(checkpoint, tiny_shards):
     message = refused("rollout", "--device", "cuda", "--checkpoint", checkpoint, "--from", tiny_shards)
-    assert "no usable CUDA GPU; use --device cpu" in message
+    assert "no usable CUDA GPU" in message
 
 
 def test_debug_shows_the_traceback():

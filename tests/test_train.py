@@ -10,13 +10,14 @@ from conftest import SIZE, TINY, tiny_recipe
 
 from gwm.core import ConfigError, WeightsError
 from gwm.core.autoencoder import Autoencoder
+from gwm.core.seeds import seeded_generator
 from gwm.core.world_model import training_loss
-from gwm.pipelines.autoencoder import step_generator
 from gwm.pipelines.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
 from gwm.pipelines.latents import encode_dataset
 from gwm.pipelines.recipe import NANO_LONG, learning_rate, make_recipe
+from gwm.pipelines.run import make_learner
 from gwm.pipelines.state import newest_state, state_files
-from gwm.pipelines.train import make_learner, train
+from gwm.pipelines.train import train
 from gwm.shards.index import open_dataset
 
 CPU = torch.device("cpu")
@@ -75,7 +76,7 @@ def test_a_new_stage_does_not_make_the_loss_jump():
     torch.nn.init.normal_(learner.model.dit.patch_out.weight)
     z_0 = torch.randn(2, 6, 1, TINY.channels, 4, 8)
     tokens, pooled = (x.detach() for x in learner.model.text.encode(["day", "night"]))
-    generator = step_generator(0)
+    generator = seeded_generator(0)
     from gwm.core.world_model import draw_step
 
     draw = draw_step(z_0.shape, learner.model.config, (0.5, 0.5), generator)
@@ -156,7 +157,7 @@ def test_checkpoints_round_trip_and_bad_ones_are_named(tiny_model, tmp_path, tin
     run(tiny_shards, tmp_path / "run", autoencoder, 1)
     training = load_checkpoint(tmp_path / "run").training
     path = tmp_path / "m.safetensors"
-    save_checkpoint(path, tiny_model, training)
+    save_checkpoint(path, tiny_model.config, tiny_model.state_dict(), training)
     loaded = load_checkpoint(path)
     assert all(
         torch.equal(a, b)
