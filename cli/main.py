@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gwm import __version__
+from gwm import GwmError, __version__
 from gwm.cli import data
 from gwm.cli.run import Device, Json, Out, Seed, command, find_shards, new_folder, parse_size, show
 
@@ -98,6 +98,8 @@ def train(
     out = out or Path("runs") / f"{variant}-{preset}"
     result = run_training(find_shards(shards), out, recipe, encoder, device)
     show("training", asdict(result), as_json)
+    if not result.finished:
+        raise typer.Exit(1)
 
 
 @command(app, "rollout")
@@ -146,6 +148,9 @@ def score(
     real: Annotated[Path, typer.Argument(help="Videos (a folder or one file) or a folder of shards.")],
     generated: Annotated[Path, typer.Argument(help="The same kinds.")],
     clip_frames: Annotated[int, typer.Option("--clip-frames", help="Frames of a clip for the video distance.")] = 25,
+    size: Annotated[
+        str | None, typer.Option("--size", help="Bring both to WIDTHxHEIGHT; the smaller of the two if absent.")
+    ] = None,
     out: Out = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -153,8 +158,11 @@ def score(
     """Fréchet distances of frames and of clips between two sets of video, with the features' names."""
     from gwm.pipelines.score import score as run_score
     from gwm.pipelines.score import write_result
+    from gwm.shards.files import make_folder
 
-    result = run_score(real, generated, clip_frames, device)
+    if out is not None:
+        make_folder(out)
+    result = run_score(real, generated, clip_frames, device, parse_size(size) if size else None)
     if out is not None:
         write_result(out / "scores.json", result)
     show("scores", asdict(result), as_json)
@@ -169,6 +177,8 @@ def info(
     """Parameters by part, configuration, and what a checkpoint was trained on."""
     from gwm.pipelines.info import describe_checkpoint, describe_preset
 
+    if preset and checkpoint:
+        raise GwmError("give a checkpoint or --preset, not both")
     values = describe_preset(preset) if preset else describe_checkpoint(checkpoint)
     show("model", values, as_json)
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from gwm import GwmError
@@ -59,9 +60,9 @@ def show(title: str, values: dict[str, Any], as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(values, indent=2, default=str) + "\n")
         return
-    table = Table(title=title, show_header=False, title_justify="left")
+    table = Table(title=escape(title), show_header=False, title_justify="left")
     for name, value in values.items():
-        table.add_row(name.replace("_", " "), _text(value))
+        table.add_row(name.replace("_", " "), escape(_text(value)))
     Console().print(table)
 
 
@@ -104,6 +105,6 @@ def find_shards(given: Path | None) -> Path:
 def parse_size(text: str) -> tuple[int, int]:
     """WIDTHxHEIGHT in pixels."""
     width, _, height = text.lower().partition("x")
-    if not (width.isdigit() and height.isdigit() and int(width) >= 16 and int(height) >= 16):
+    if not (width.isdecimal() and height.isdecimal() and int(width) >= 16 and int(height) >= 16):
         raise GwmError(f"--size {text}: write WIDTHxHEIGHT in pixels, at least 16x16, such as 512x288")
     return int(width), int(height)

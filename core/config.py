@@ -43,11 +43,6 @@ class ModelConfig:
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} {getattr(self, name)} must lie in [0, 1)")
 
-    @property
-    def pixels_per_token(self) -> int:
-        """Side of one token in pixels: image width and height must be multiples of it."""
-        return AUTOENCODER_FACTOR * self.patch
-
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
         """The config that `dataclasses.asdict` wrote; ConfigError names fields that this version does not know."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -37,7 +38,8 @@ class AutoencoderResult:
     """What training reached."""
 
     steps: int
-    psnr: float  # dB, on validation frames
+    psnr: float  # dB
+    psnr_on: str  # "val" frames, or "train" frames where the data have no others
     path: str
 
 
@@ -67,7 +69,7 @@ def _finish(model: Autoencoder, dataset: Dataset, size: tuple[int, int], device:
     """Set the latent statistics from training frames; return PSNR on validation frames."""
     latents = model.posterior(_images(dataset, _spread(dataset, "train", 256), size, device))[0]
     model.latent_mean.copy_(latents.mean(dim=(0, 2, 3))[:, None, None])
-    model.latent_std.copy_(latents.std(dim=(0, 2, 3))[:, None, None])
+    model.latent_std.copy_(latents.std(dim=(0, 2, 3)).clamp(min=1e-3)[:, None, None])
     images = _images(dataset, _spread(dataset, "val", VALIDATION_IMAGES), size, device)
     return psnr(images, model.decode(model.encode(images)))
 
@@ -84,6 +86,7 @@ def train_autoencoder(
     if size[0] % AUTOENCODER_FACTOR or size[1] % AUTOENCODER_FACTOR:
         raise ConfigError(f"--size {size[0]}x{size[1]} must be multiples of {AUTOENCODER_FACTOR}")
     dataset, place, config = open_dataset(data), choose_device(device), preset("nano")
+    schedule = WindowSchedule(dataset, "train", seed)
     run = make_folder(out)
     settings = {"steps": steps, "size": list(size), "seed": seed, "data": dataset.index["sha256"]}
     torch.manual_seed(seed)
@@ -96,7 +99,6 @@ def train_autoencoder(
             raise ConfigError(f"{run} holds a run with other settings {header['settings']}; choose another -o")
         restore_state(tensors, model, optimizer, ema, str(run))
         start = header["position"]
-    schedule = WindowSchedule(dataset, "train", seed)
     saved = time.monotonic()
     with Ticker("autoencoder", steps, start) as ticker:
         for step in range(start, steps):
@@ -111,7 +113,8 @@ def train_autoencoder(
             loss = autoencoder_loss(images, *model(images, eps))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            if not math.isfinite(float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0))):
+                raise ConfigError(f"step {step}: loss {loss.item()} or its gradient is not finite; not applied")
             optimizer.step()
             update_ema(ema, trainable(model), ema_decay(step, EMA))
 
@@ -121,7 +124,9 @@ def train_autoencoder(
                 save_state(run, step + 1, model, optimizer, ema, settings=settings)
                 saved = time.monotonic()
     model.load_state_dict(ema, strict=False)
-    result = AutoencoderResult(steps, _finish(model, dataset, size, place), str(run / "autoencoder.safetensors"))
+    measured_on = "val" if "val" in dataset.table.column("split").to_pylist() else "train"
+    reached = _finish(model, dataset, size, place)
+    result = AutoencoderResult(steps, reached, measured_on, str(run / "autoencoder.safetensors"))
     header = {"format": FORMAT, "channels": config.channels, "width": config.autoencoder_width}
     save_tensors(run / "autoencoder.safetensors", model.state_dict(), {**header, "psnr": result.psnr, **settings})
     write_json(run / "autoencoder.json", asdict(result))

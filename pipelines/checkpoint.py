@@ -61,7 +61,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any])
 def load_tensors(path: Path, expect: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a file of `save_tensors`; WeightsError if it is missing, damaged or not of format `expect`."""
     if not path.is_file():
-        raise WeightsError(f"no checkpoint at {path}; give a .safetensors file or a folder that `gwm train` wrote")
+        raise WeightsError(f"no checkpoint at {path}; give a .safetensors file of gwm or the folder of a run")
     try:
         with safe_open(path, framework="pt") as f:
             header = json.loads((f.metadata() or {}).get("gwm", "{}"))
@@ -101,7 +101,7 @@ def checkpoint_path(given: Path | None) -> Path:
     if given is None:
         embedded = Path(str(files("gwm.core") / "assets" / EMBEDDED))
         if not embedded.is_file():
-            raise WeightsError("this installation embeds no checkpoint; give one with --checkpoint")
+            raise WeightsError("this installation embeds no checkpoint; name one")
         return embedded
     return given / "model.safetensors" if given.is_dir() else given
 

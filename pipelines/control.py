@@ -75,11 +75,11 @@ def _hold(values: Floats | None, frames: int) -> Floats | None:
     return values[np.minimum(np.arange(max(frames, len(values))), len(values) - 1)]
 
 
-def held(motion: Motion, frames: int) -> tuple[Motion, bool]:
-    """A motion of at least `frames` frames: where it ends sooner, speed and steering stay; and whether that was so."""
+def held(motion: Motion, frames: int) -> Motion:
+    """A motion of at least `frames` frames: where it ends sooner, speed and steering stay."""
     if motion.speed is None or motion.steering is None or len(motion.speed) >= frames:
-        return motion, False
+        return motion
     speed, steering = _hold(motion.speed, frames), _hold(motion.steering, frames)
     assert speed is not None
     assert steering is not None
-    return Motion(integrate(speed, steering), speed, steering), True
+    return Motion(integrate(speed, steering), speed, steering)

@@ -14,6 +14,7 @@ from gwm.pipelines.recipe import make_recipe
 from gwm.pipelines.rollout import RolloutSettings, rollout
 from gwm.pipelines.score import score, write_result
 from gwm.pipelines.train import train
+from gwm.shards import ShardError
 from gwm.shards.files import make_folder, replacing, write_json
 from gwm.shards.sources.world import WorldSource
 from gwm.shards.verify import verify
@@ -59,7 +60,9 @@ def run_demo(out: Path, seed: int = 0, device: str = "auto") -> DemoResult:
     shards = folder / "shards"
     if not (shards / "dataset.json").is_file():
         preprocess(WorldSource(SCENES, seed, SCENE_FRAMES, SIZE), shards, default_workers())
-    frames = verify(shards).frames
+    checked = verify(shards)
+    if checked.problems:
+        raise ShardError(f"{shards} is damaged ({checked.problems[0]}); delete {folder} and run the demo again")
     done("render")
     console.rule("2/5  the autoencoder")
     encoder = train_autoencoder(shards, folder / "autoencoder", AUTOENCODER_STEPS, SIZE, seed, device)
@@ -67,6 +70,8 @@ def run_demo(out: Path, seed: int = 0, device: str = "auto") -> DemoResult:
     console.rule("3/5  the world model, stages 1a, 1b, 1c and 2")
     recipe = make_recipe("long", "nano", STEPS_SCALE, seed)
     training = train(shards, folder / "model", recipe, folder / "autoencoder", device)
+    if not training.finished:
+        raise KeyboardInterrupt
     done("training")
     console.rule("4/5  a rollout of 200 frames")
     checkpoint = load_checkpoint(folder / "model", device)
@@ -78,7 +83,7 @@ def run_demo(out: Path, seed: int = 0, device: str = "auto") -> DemoResult:
     write_result(folder / "scores.json", scores)
     done("scores")
     result = DemoResult(
-        str(folder), frames, encoder.psnr, training.steps, generated.frames, scores.frame_frechet,
+        str(folder), checked.frames, encoder.psnr, training.steps, generated.frames, scores.frame_frechet,
         scores.video_frechet, scores.frame_features, scores.video_features, seconds,
     )  # fmt: skip
     with replacing(folder / "summary.txt") as temporary:

@@ -106,7 +106,10 @@ def _efficientnet_input(frames: Tensor) -> Tensor:
 @contextmanager
 def _exact() -> Iterator[None]:
     """Inference in full float32: with TF32, a GPU's default for convolutions, scores would depend on the machine."""
-    with torch.inference_mode(), torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False):
+    with (
+        torch.inference_mode(),
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+    ):
         yield
 
 

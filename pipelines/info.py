@@ -24,13 +24,14 @@ def parameters_by_part(model: WorldModel) -> dict[str, int]:
     """Parameters of every part of a world model; the parts add up to `total`."""
     dit: VideoDiT = model.dit
     layers: list[Layer] = [layer for layer in dit.layers if isinstance(layer, Layer)]
+    in_blocks = sum(p.numel() for name, p in dit.named_parameters() if "action_kv" in name)
     parts = {
         "autoencoder": count(model.autoencoder),
         "text encoder": count(model.text),
         "spatial blocks": sum(count(layer.spatial) for layer in layers),
-        "temporal blocks": sum(count(layer.temporal) for layer in layers),
+        "temporal blocks": sum(count(layer.temporal) for layer in layers) - in_blocks,
         "reconstruction": count(dit.reconstruction),
-        "actions": count(dit.action_in),
+        "actions": count(dit.action_in) + in_blocks,
     }
     total = count(model)
     parts["embeddings and output"] = total - sum(parts.values())

@@ -20,13 +20,12 @@ from gwm.core.config import AUTOENCODER_FACTOR
 from gwm.pipelines.checkpoint import load_tensors, save_tensors
 from gwm.pipelines.progress import Ticker
 from gwm.shards.index import Dataset
-from gwm.shards.motion import WAYPOINT_SPACING, WAYPOINTS, window_actions
-from gwm.shards.reader import read_chunk
-from gwm.shards.schema import FRAME_RATE, Actions, Camera, Floats, Motion
+from gwm.shards.motion import WAYPOINTS, window_actions
+from gwm.shards.reader import MOTION_AHEAD, read_chunk
+from gwm.shards.schema import Actions, Camera, Floats, Motion
 
 FORMAT = "gwm-latents"
 MAX_BYTES = 8e9  # of one file, all of it in memory
-LOOK_AHEAD = round(WAYPOINTS * WAYPOINT_SPACING * FRAME_RATE)  # frames past the first that actions read
 
 
 def action_values(actions: Actions) -> Floats:
@@ -59,7 +58,7 @@ class LatentDataset:
 
     def _actions(self, row: int, start: int) -> Floats:
         camera = next((c for c in self.cameras[row] if c.view == "front"), None)
-        return action_values(window_actions(self.motions[row].window(start, LOOK_AHEAD + 1), camera))
+        return action_values(window_actions(self.motions[row].window(start, MOTION_AHEAD + 1), camera))
 
 
 def weights_hash(module: nn.Module) -> str:
@@ -93,14 +92,14 @@ def encode_dataset(dataset: Dataset, autoencoder: Autoencoder, size: tuple[int, 
     if not path.is_file():
         frames = int(dataset.counts["frames"])
         device = autoencoder.latent_std.device
-        places = size[0] * size[1] // AUTOENCODER_FACTOR**2
-        needed = frames * len(dataset.views) * len(autoencoder.latent_std) * places * 2
+        grid = (size[1] // AUTOENCODER_FACTOR, size[0] // AUTOENCODER_FACTOR)
+        needed = 2 * frames * len(dataset.views) * len(autoencoder.latent_std) * grid[0] * grid[1]
         if needed > MAX_BYTES:
             raise ConfigError(
                 f"the latents of {dataset.path} would take {needed / 1e9:.0f} GB of memory, the limit is "
                 f"{MAX_BYTES / 1e9:.0f} GB; train on fewer samples"
             )
-        latents: list[Tensor] = []
+        latents = torch.empty((frames, len(dataset.views), len(autoencoder.latent_std), *grid), dtype=torch.float16)
         motions: dict[str, list[Tensor]] = {k: [] for k in MOTION_FIELDS}
         texts, cameras, offsets = [], [], [0]
         with Ticker("encode frames", frames) as ticker:
@@ -109,7 +108,7 @@ def encode_dataset(dataset: Dataset, autoencoder: Autoencoder, size: tuple[int, 
                 t = len(chunk.frames)
                 images = rearrange(torch.from_numpy(chunk.frames), "t k h w c -> (t k) c h w").to(device)
                 z = autoencoder.encode(images.float() / 127.5 - 1)
-                latents.append(rearrange(z, "(t k) c h w -> t k c h w", t=t).half().cpu())
+                latents[offsets[-1] :][:t] = rearrange(z, "(t k) c h w -> t k c h w", t=t)
                 for name, shape in MOTION_FIELDS.items():
                     value = getattr(chunk.motion, name)
                     value = np.full((t, *shape), np.nan) if value is None else value
@@ -118,7 +117,7 @@ def encode_dataset(dataset: Dataset, autoencoder: Autoencoder, size: tuple[int, 
                 cameras.append([_camera_json(c) for c in chunk.cameras])
                 offsets.append(offsets[-1] + t)
                 ticker.advance(t)
-        merged = {"latents": torch.cat(latents)} | {k: torch.cat(v) for k, v in motions.items()}
+        merged = {"latents": latents} | {k: torch.cat(v) for k, v in motions.items()}
         header = {"format": FORMAT, "offsets": offsets, "texts": texts, "cameras": cameras}
         save_tensors(path, merged, header)
     return _load(path)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -48,18 +50,27 @@ def _collect(source: Source, item: Any) -> list[Chunk | Skipped]:
     return list(read_item(source, item))
 
 
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _in_order(source: Source, items: Sequence[Any], workers: int) -> Iterator[Iterator[Chunk | Skipped]]:
     """The chunks of every item, in the order of the items, whatever the number of processes."""
     if workers == 1:
         yield from (read_item(source, item) for item in items)
         return
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=_leave_interrupts_to_the_parent) as pool:
         waiting = iter(items)
         futures = [pool.submit(_collect, source, item) for item in islice(waiting, 2 * workers)]
-        while futures:
-            done = futures.pop(0).result()
-            futures += [pool.submit(_collect, source, item) for item in islice(waiting, 1)]
-            yield iter(done)
+        try:
+            while futures:
+                done = futures.pop(0).result()
+                futures += [pool.submit(_collect, source, item) for item in islice(waiting, 1)]
+                yield iter(done)
+        except BrokenProcessPool as error:
+            raise SourceError("a worker process died (out of memory?); try fewer --workers") from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def preprocess(source: Source, out: Path, workers: int = 1, strict: bool = False) -> PreprocessResult:
@@ -88,4 +99,4 @@ def preprocess(source: Source, out: Path, workers: int = 1, strict: bool = False
 
 def default_workers() -> int:
     """One process for each CPU that this process may use."""
-    return len(os.sched_getaffinity(0))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

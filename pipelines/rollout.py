@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -19,12 +20,13 @@ from gwm.core.seeds import seeded_generator
 from gwm.core.world_model import WorldModel
 from gwm.pipelines.checkpoint import Checkpoint
 from gwm.pipelines.control import held, make_motion
-from gwm.pipelines.latents import LOOK_AHEAD, action_values
+from gwm.pipelines.latents import action_values
 from gwm.pipelines.progress import Ticker, console
 from gwm.pipelines.start import Start, load_start
 from gwm.pipelines.video_out import VideoWriter, contact_sheet
 from gwm.shards.files import make_folder, write_json
 from gwm.shards.motion import window_actions
+from gwm.shards.reader import MOTION_AHEAD
 from gwm.shards.schema import Camera, Images, Motion
 
 CONTACT_COLUMNS = 10
@@ -48,6 +50,10 @@ class RolloutSettings:
             raise ConfigError(f"--frames {self.frames} must lie between 1 and {MAX_FRAMES}")
         if self.steps < 1:
             raise ConfigError(f"--steps {self.steps} must be at least 1")
+        if not math.isfinite(self.guidance):
+            raise ConfigError(f"--guidance {self.guidance} must be a finite number")
+        if window < 2:
+            raise ConfigError("the checkpoint knows single images only (stage 1a); train it further")
         if not 1 <= self.condition_frames < window:
             raise ConfigError(f"--condition-frames {self.condition_frames} must lie between 1 and {window - 1}")
 
@@ -92,11 +98,19 @@ def generate(
         first = max(0, done - len(condition))  # of this window, in the rollout
         generator = seeded_generator(settings.seed, i)
         eps = torch.randn((1, window, *start.shape[1:]), generator=generator).to(device)
-        ahead = window_actions(motion.window(first, LOOK_AHEAD + 1), camera)
-        actions = torch.from_numpy(action_values(ahead)).float()[None].to(device)
-        conditional = _velocity(model, text, only_modes(actions, ["motion"]))
-        velocity = guided(conditional, _velocity(model, "", None), settings.guidance)
+        ahead = window_actions(motion.window(first, MOTION_AHEAD + 1), camera)
+        values = torch.from_numpy(action_values(ahead)).float()[None].to(device)
+        actions = only_modes(values, ["motion"])
+        conditional = _velocity(model, text, actions)
+        conditioned = bool(text) or not bool(actions.isnan().all())
+        unconditional = _velocity(model, "", None)
+        velocity = guided(conditional, unconditional, settings.guidance if conditioned else 1.0)
         z = euler_sample(velocity, condition[None], eps, settings.steps, model.config.tau_shift)[0]
+        if not bool(z.isfinite().all()):
+            raise ConfigError(
+                f"the prediction diverged at frame {done} (guidance {settings.guidance}, {settings.steps} steps); "
+                "try a lower --guidance, more --steps, or another checkpoint"
+            )
         fresh = z[done - first :][: settings.frames - done]
         yield fresh
         done, i = done + len(fresh), i + 1
@@ -119,12 +133,14 @@ def rollout(
     """
     window, size = checkpoint.training.frames, checkpoint.training.size
     settings.check(window)
+    if actions and not checkpoint.model.config.actions:
+        raise ConfigError(f"--actions {actions}: {checkpoint.name} has not learned any action (stage 2 does)")
     columns = even_frames(settings.frames)
     start = load_start(source, size, settings.condition_frames, set(columns))
-    motion = make_motion(actions, settings.frames + LOOK_AHEAD, start.motion) if actions else start.motion
-    motion, was_held = held(motion, settings.frames + LOOK_AHEAD)
-    if was_held:
+    motion = make_motion(actions, settings.frames + MOTION_AHEAD, start.motion) if actions else start.motion
+    if motion.speed is not None and len(motion.speed) < settings.frames:
         console.print("the actions end before the rollout does: the last speed and steering are held")
+    motion = held(motion, settings.frames + MOTION_AHEAD)
     folder, model = make_folder(out), checkpoint.model
     z = model.encode(torch.from_numpy(start.frames)[None].to(next(model.dit.parameters()).device))[0]
     camera = next((c for c in start.cameras if c.view == "front"), None)
@@ -141,9 +157,10 @@ def rollout(
                 done += 1
             ticker.advance(len(latents), f"{done / (time.monotonic() - began):.1f} frames/s")
     seconds = (time.monotonic() - began) / done
+    knows_actions = checkpoint.model.config.actions and motion.speed is not None
     write_sheet(folder / "contact.png", start, shown, columns)
     result = RolloutResult(
-        checkpoint.name, start.name, settings, actions or ("source" if motion.speed is not None else "none"),
+        checkpoint.name, start.name, settings, actions or ("source" if knows_actions else "none"),
         None if motion.speed is None else motion.speed[: settings.frames].tolist(),
         None if motion.steering is None else motion.steering[: settings.frames].tolist(),
         start.text, size, done, seconds, str(z.device), __version__, "rollout.mp4", "contact.png",

@@ -13,7 +13,6 @@ import numpy as np
 from gwm import __version__
 from gwm.core import ConfigError
 from gwm.core.frechet import GaussianStats, frechet_distance
-from gwm.pipelines.cuts import transnet_cuts
 from gwm.pipelines.device import choose_device
 from gwm.pipelines.features import FrameFeatures, VideoFeatures
 from gwm.pipelines.progress import Ticker
@@ -22,7 +21,8 @@ from gwm.shards.images import Size
 from gwm.shards.index import DATASET_FILE, Dataset, open_dataset
 from gwm.shards.reader import read_window
 from gwm.shards.schema import FRAME_RATE, Images, Skipped
-from gwm.shards.sources.video import VideoSource, probe, read_frames
+from gwm.shards.sources.video import video_files
+from gwm.shards.video import probe, read_frames
 
 CLIP_FRAMES = 25  # Vista's and the paper's window
 
@@ -58,21 +58,23 @@ class _Measured:
     in_no_clip: int  # frames of rests shorter than a clip
 
 
-def score(real: Path, generated: Path, clip_frames: int = CLIP_FRAMES, device: str = "auto") -> ScoreResult:
+def score(
+    real: Path, generated: Path, clip_frames: int = CLIP_FRAMES, device: str = "auto", size: Size | None = None
+) -> ScoreResult:
     """Score the videos or shards at `generated` against those at `real`.
 
     Each is a video file, a folder of videos (with its subfolders; read at 10 Hz), or a dataset of shards, of which the
     validation split is read if it has one, and every view is a video of its own.
 
-    Not in the paper: the frames of both sides are brought to one size, the smaller of the two sides' (by area; first
-    video), covering it and cropped at the centre, as `preprocess` does. So nothing is enlarged, and a low resolution
-    is not counted against the side that has it. Score in the resolution you want to judge.
+    Not in the paper: the frames of both sides are brought to one `size` (width, height), where None to the smaller
+    of the two sides' (by area; first video), covering it and cropped at the centre, as `preprocess` does. A rollout.mp4
+    of nano is enlarged four times for the eye: give the model's own size, 128x64, to judge what it made.
 
     Raises SourceError or ShardError for what cannot be read, ConfigError for fewer than two clips on a side. Of a
     damaged video the frames that decode count, and a warning names the loss.
     """
     a, b = _open_side(real), _open_side(generated)
-    size = min(a.size(), b.size(), key=lambda wh: wh[0] * wh[1])
+    size = size or min(a.size(), b.size(), key=lambda wh: wh[0] * wh[1])
     lost: list[str] = []
     result = score_frames(a.clips(size, clip_frames, lost), b.clips(size, clip_frames, lost), clip_frames, device)
     return replace(result, real=str(a), generated=str(b), warnings=(*lost, *result.warnings))
@@ -176,7 +178,7 @@ class _Side(Protocol):
 def _open_side(path: Path) -> _Side:
     if (path / DATASET_FILE).is_file():
         return _Shards(open_dataset(path))
-    return _Videos(path, tuple(VideoSource(path, find_cuts=transnet_cuts()).items()))
+    return _Videos(path, tuple(video_files(path)))
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.resources import files
-from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -16,7 +14,7 @@ from gwm.shards import SourceError
 from gwm.shards.images import fit
 from gwm.shards.index import DATASET_FILE, Dataset, open_dataset
 from gwm.shards.reader import read_window
-from gwm.shards.schema import Camera, Images, Motion
+from gwm.shards.schema import FRAME_RATE, Camera, Images, Motion
 from gwm.shards.video import read_frames
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -54,26 +52,28 @@ def load_start(given: Path | None, size: tuple[int, int], condition_frames: int,
         image = cv2.imread(str(given), cv2.IMREAD_COLOR_RGB)
         if image is None:
             raise SourceError(f"--from {given}: not a readable image")
-        return _from_frames(iter([np.asarray(image, np.uint8)]), str(given), size, 1, wanted)
-    frames = (image for _, image in read_frames(given, size, "crop"))
-    return _from_frames(frames, str(given), size, condition_frames, wanted)
+        return Start(str(given), fit(np.asarray(image, np.uint8), size)[None, None], {})
+    return _from_video(given, size, condition_frames, wanted)
 
 
-def _from_frames(
-    frames: Iterator[Images], name: str, size: tuple[int, int], condition_frames: int, wanted: set[int]
-) -> Start:
+def _from_video(path: Path, size: tuple[int, int], condition_frames: int, wanted: set[int]) -> Start:
+    """The first frames of a video, which must follow each other without a gap."""
     first: list[Images] = []
     truth: dict[int, Images] = {}
-    for i, image in enumerate(islice(frames, max(wanted) + 1)):
-        if i < condition_frames:
-            first.append(fit(image, size))
-        if i in wanted:
-            truth[i] = fit(image, size)
+    for time, image in read_frames(path, size, "crop", losses=[]):
+        tick = round(time * FRAME_RATE)
+        if tick == len(first) < condition_frames:
+            first.append(image)
+        if tick in wanted:
+            truth[tick] = image
+        if tick >= max(wanted):
+            break
     if len(first) < condition_frames:
         raise SourceError(
-            f"{name} has {len(first)} frames at 10 Hz, fewer than the {condition_frames} condition frames"
+            f"{path} begins with {len(first)} frames at 10 Hz without a gap, fewer than the {condition_frames} "
+            "condition frames"
         )
-    return Start(name, np.stack(first)[:, None], truth if len(truth) > 1 else {})
+    return Start(str(path), np.stack(first)[:, None], truth if len(truth) > 1 else {})
 
 
 def _from_shards(dataset: Dataset, name: str, size: tuple[int, int], condition_frames: int, wanted: set[int]) -> Start:
@@ -84,8 +84,7 @@ def _from_shards(dataset: Dataset, name: str, size: tuple[int, int], condition_f
     if entry.frames < condition_frames:
         raise SourceError(f"{name}: {entry.key} has {entry.frames} frames, fewer than {condition_frames} to start from")
     view = entry.views[:1]
-    window = read_window(dataset, row, 0, condition_frames, view, size)
-    indices = sorted(i for i in wanted if i < entry.frames)
-    truth = {i: read_window(dataset, row, i, 1, view, size).frames[0, 0] for i in indices}
-    motion = read_window(dataset, row, 0, entry.frames, view, size).motion
-    return Start(f"{name}: {entry.key}", window.frames, truth, motion, window.cameras, window.text)
+    window = read_window(dataset, row, 0, entry.frames, view, size)
+    truth = {i: window.frames[i, 0] for i in wanted if i < entry.frames}
+    frames = window.frames[:condition_frames]
+    return Start(f"{name}: {entry.key}", frames, truth, window.motion, window.cameras, window.text)

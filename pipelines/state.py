@@ -47,7 +47,7 @@ def newest_state(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         try:
             return load_tensors(path, FORMAT)
         except WeightsError as error:
-            console.print(f"[yellow]warning:[/] skipped a damaged training state: {error}")
+            console.print(f"warning: skipped a damaged training state: {error}", markup=False)
     return None
 
 
@@ -67,5 +67,5 @@ def restore_state(
         keys = ("step", "exp_avg", "exp_avg_sq")
         if f"adam.step.{name}" in tensors:
             moments = {key: tensors[f"adam.{key}.{name}"] for key in keys}
-            device = parameter.device
-            optimizer.state[parameter] = {k: t.clone().to(device) for k, t in moments.items()}
+            step = moments.pop("step").clone()  # stays on the CPU: on a GPU every step would wait for it
+            optimizer.state[parameter] = {k: t.to(parameter.device) for k, t in moments.items()} | {"step": step}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,20 +28,13 @@ SIZE = (64, 32)  # pixels: a latent of 8x4, tokens of 4x2
 
 def tiny_recipe(steps: int = 1) -> Recipe:
     """All four stages, `steps` steps each."""
-    return Recipe(
-        **{
-            **{f: getattr(NANO_LONG, f) for f in NANO_LONG.__dataclass_fields__},
-            "preset": "tiny",
-            "model": TINY,
-            "size": SIZE,
-            "stages": (
-                Stage("1a", steps, (1,), 2, temporal=False, reconstruction=False),
-                Stage("1b", steps, (4, 6), 2, reconstruction=False),
-                Stage("1c", steps, (4, 6), 2),
-                Stage("2", steps, (6,), 2, actions=True, cooldown=0.5),
-            ),
-        }
+    stages = (
+        Stage("1a", steps, (1,), 2, temporal=False, reconstruction=False),
+        Stage("1b", steps, (4, 6), 2, reconstruction=False),
+        Stage("1c", steps, (4, 6), 2),
+        Stage("2", steps, (6,), 2, actions=True, cooldown=0.5),
     )
+    return replace(NANO_LONG, preset="tiny", model=TINY, size=SIZE, stages=stages)
 
 
 def tiny_chunk(i: int, frames: int = 30, split: str = "train") -> Chunk:

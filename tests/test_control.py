@@ -38,11 +38,10 @@ def test_actions_are_read_from_a_file(tmp_path, suffix):
     motion = make_motion(str(path), 100, Motion())
     assert motion.speed.tolist() == [5, 6]
     assert motion.steering.tolist() == [0.1, 0.2]
-    longer, was_held = held(motion, 10)
-    assert was_held
+    longer = held(motion, 10)
     assert longer.speed.tolist() == [5] + [6] * 9
     assert np.allclose(longer.pose, integrate(longer.speed, longer.steering))
-    assert held(longer, 10) == (longer, False)
+    assert held(longer, 10) is longer
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import zlib
 
 import pytest
 import torch
-from conftest import TINY
 
 from gwm.core import ConfigError
 from gwm.core.actions import SCALARS, ActionEncoder, frame_weights, only_modes
@@ -121,4 +120,3 @@ def test_unknown_names_are_refused_with_what_there_is():
     with pytest.raises(ConfigError, match="surprise"):
         ModelConfig.from_dict({"surprise": 1})
     assert ModelConfig.from_dict({"width": 64}).width == 64
-    assert TINY.pixels_per_token == 16

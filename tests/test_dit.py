@@ -9,7 +9,8 @@ from conftest import TINY
 from gwm.core import ConfigError
 from gwm.core.actions import SCALARS, only_modes
 from gwm.core.blocks import TemporalBlock
-from gwm.core.dit import MaskToken, VideoDiT
+from gwm.core.dit import MaskToken, Reconstruction, VideoDiT
+from gwm.core.flow import interpolate
 from gwm.core.world_model import draw_step, training_loss
 
 B, T, K, H, W = 2, 5, 1, 4, 8
@@ -34,7 +35,7 @@ def test_mask_token_is_f_m_of_the_noise_at_tau_0_and_p_at_tau_1():
     assert torch.equal(token(eps, torch.ones(B, T)), token.p.expand(B, T, K, 3, 8))
 
 
-def test_modulation_reaches_only_its_own_frame(tiny_model):
+def test_modulation_reaches_only_its_own_frame():
     """Expanded as "(hw t)" over tokens laid out "(t hw)" it would reach others: seen in a public implementation."""
     model = VideoDiT(replace(TINY, temporal=False))  # nothing else joins the frames
     for parameter in model.parameters():
@@ -61,13 +62,29 @@ def test_temporal_modulation_reaches_only_its_own_frame():
     assert changed.nonzero().tolist() == [[0, 2]]
 
 
-def test_new_temporal_blocks_and_f_are_the_identity():
+@pytest.mark.parametrize("kind", ["spatial", "time"])
+def test_a_new_reconstruction_branch_is_the_identity(kind):
+    branch = Reconstruction(TINY, 16)
+    x, stream = torch.randn(B, T, K, 8, TINY.width), torch.randn(B, T, K, 4, TINY.width)
+    assert torch.equal(branch(x, stream, torch.randn(B, T, TINY.width), torch.randn(B, 4, TINY.width), kind), x)
+
+
+def test_targets_of_condition_frames_do_not_enter_the_loss(tiny_model):
+    z, _, text, pooled = inputs()
+    draw = draw_step(z.shape, TINY, (0.0, 0.0, 1.0), torch.Generator().manual_seed(0))
+    loss = training_loss(tiny_model.dit, z, text, pooled, None, draw)
+    v = tiny_model.dit(interpolate(z, draw.eps, draw.tau), draw.tau, text, pooled, None, draw.mask, draw.eps)
+    by_hand = (v - (draw.eps - z))[:, 2:].square().mean()
+    assert torch.isclose(loss, by_hand)
+
+
+def test_new_temporal_blocks_are_the_identity():
     block = TemporalBlock(16, 2, actions=True)
     x = torch.randn(B, T, K, 6, 16)
     assert torch.equal(block(x, torch.randn(B, 4, 16), torch.randn(B, T, 16), torch.randn(B, T, 16)), x)
 
 
-def test_a_grown_model_predicts_what_it_did_before(tiny_model):
+def test_a_grown_model_predicts_what_it_did_before():
     """Stages 1b, 1c and 2 bring parts that must not change the output when they enter."""
     small = VideoDiT(replace(TINY, temporal=False, reconstruction=False, actions=False))
     for parameter in small.parameters():

@@ -1,6 +1,8 @@
 """Rollouts: windows that continue each other, outputs, starts, refusals."""
 
 import json
+from dataclasses import replace
+from itertools import pairwise
 
 import av
 import cv2
@@ -10,6 +12,7 @@ import torch
 from conftest import SIZE
 
 from gwm.core import ConfigError
+from gwm.core.world_model import WorldModel
 from gwm.pipelines.checkpoint import Checkpoint, Training
 from gwm.pipelines.rollout import RolloutSettings, even_frames, generate, rollout
 from gwm.pipelines.start import load_start
@@ -44,6 +47,51 @@ def test_exactly_the_frames_asked_for_and_the_start_unchanged(tiny_model, frames
 
 def test_a_longer_rollout_begins_with_the_shorter_one(tiny_model):
     assert torch.equal(latents(tiny_model, frames=20)[1][:11], latents(tiny_model, frames=11)[1])
+
+
+def test_each_window_continues_the_last_and_reads_the_actions_of_its_own_frames(tiny_model, monkeypatch):
+    """The condition is the last 3 latents of the window before, the actions begin at its first frame."""
+    seen = []
+
+    def record(velocity, condition, eps, steps, shift):
+        z = torch.cat([condition, eps[:, condition.shape[1] :]], dim=1)
+        velocity(z, torch.zeros(z.shape[:2]))
+        seen.append((condition[0], z[0]))
+        return z
+
+    speeds = []
+
+    def window_speed(z, tau, tokens, pooled, actions):
+        if actions is not None:
+            speeds.append(actions[0, :, 1].tolist())
+        return torch.zeros_like(z)
+
+    monkeypatch.setattr("gwm.pipelines.rollout.euler_sample", record)
+    monkeypatch.setattr(tiny_model.dit, "forward", window_speed)
+    start = torch.randn(3, 1, tiny_model.config.channels, 4, 8)
+    speed = np.arange(60.0)
+    motion = Motion(speed=speed, steering=np.zeros(60))
+    with torch.inference_mode():
+        z = torch.cat(list(generate(tiny_model, start, "road", motion, None, WINDOW, settings(frames=12))))
+    for (_, before), (condition, _) in pairwise(seen):
+        assert torch.equal(condition, before[-3:])
+    assert torch.equal(z, torch.cat([seen[0][1], *(window[3:] for _, window in seen[1:])]))
+    firsts = [0, 3, 6]  # of the windows' frames: 6 frames, 3 of them repeated
+    assert speeds == [[first + waypoint for waypoint in (5, 10, 15, 20)] for first in firsts]
+
+
+def test_a_diverged_prediction_is_an_error(tiny_model):
+    torch.nn.init.constant_(tiny_model.dit.patch_out.bias, torch.inf)
+    with pytest.raises(ConfigError, match="diverged at frame 0"):
+        latents(tiny_model)
+
+
+def test_actions_need_a_model_that_learned_them(checkpoint, tiny_shards, tmp_path):
+    config = replace(checkpoint.model.config, actions=False)
+    without = Checkpoint(WorldModel(config).eval(), checkpoint.training, "stage 1c")
+    with pytest.raises(ConfigError, match="stage 1c has not learned any action"):
+        rollout(without, tmp_path / "out", settings(), tiny_shards, "stop")
+    assert rollout(without, tmp_path / "out", settings(4), tiny_shards).actions == "none"
 
 
 def test_seeds_differ_and_one_seed_repeats(tiny_model):

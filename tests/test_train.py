@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 from dataclasses import replace
 
 import pytest
@@ -11,13 +13,14 @@ from conftest import SIZE, TINY, tiny_recipe
 from gwm.core import ConfigError, WeightsError
 from gwm.core.autoencoder import Autoencoder
 from gwm.core.seeds import seeded_generator
-from gwm.core.world_model import training_loss
+from gwm.core.world_model import draw_step, training_loss
 from gwm.pipelines.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
 from gwm.pipelines.latents import encode_dataset
 from gwm.pipelines.recipe import NANO_LONG, learning_rate, make_recipe
 from gwm.pipelines.run import make_learner
 from gwm.pipelines.state import newest_state, state_files
-from gwm.pipelines.train import train
+from gwm.pipelines.train import drop_conditions, train
+from gwm.shards import ShardError
 from gwm.shards.index import open_dataset
 
 CPU = torch.device("cpu")
@@ -77,8 +80,6 @@ def test_a_new_stage_does_not_make_the_loss_jump():
     z_0 = torch.randn(2, 6, 1, TINY.channels, 4, 8)
     tokens, pooled = (x.detach() for x in learner.model.text.encode(["day", "night"]))
     generator = seeded_generator(0)
-    from gwm.core.world_model import draw_step
-
     draw = draw_step(z_0.shape, learner.model.config, (0.5, 0.5), generator)
     losses = []
     for index in range(4):
@@ -109,6 +110,73 @@ def test_a_truncated_state_is_skipped_for_the_one_before(tiny_shards, autoencode
     state = newest_state(tmp_path)
     assert state is not None
     assert state[1]["position"] < 4
+    assert run(tiny_shards, tmp_path, autoencoder, 5).steps == 5
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_signal_ends_the_step_saves_and_stops(tiny_shards, autoencoder, tmp_path, monkeypatch, at):
+    """Also in the last step of a stage, where nothing is left of the stage to stop."""
+    steps = 0
+
+    def interrupted(*arguments):
+        nonlocal steps
+        steps += 1
+        if steps == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return training_loss(*arguments)
+
+    monkeypatch.setattr("gwm.pipelines.train.training_loss", interrupted)
+    result = run(tiny_shards, tmp_path, autoencoder, steps=2)
+    assert (result.steps, result.finished) == (at, False)
+    state = newest_state(tmp_path)
+    assert state is not None
+    assert state[1]["position"] == at
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_metrics_after_the_last_state_are_forgotten(tiny_shards, autoencoder, tmp_path):
+    run(tiny_shards, tmp_path, autoencoder, 3)
+    file = tmp_path / "metrics.jsonl"
+    lines = file.read_text()
+    file.write_text(lines + '{"position": 4, "loss": 1}\n{"positi')
+    run(tiny_shards, tmp_path, autoencoder, 3)
+    assert file.read_text() == lines
+
+
+def test_another_autoencoder_in_the_same_run_is_refused(tiny_shards, autoencoder, tmp_path):
+    run(tiny_shards, tmp_path / "run", autoencoder, 1)
+    other = tmp_path / "other.safetensors"
+    save_tensors(other, Autoencoder(TINY.channels, TINY.autoencoder_width).state_dict(), {"format": "gwm-autoencoder"})
+    with pytest.raises(ConfigError, match=r"other settings \(autoencoder\)"):
+        run(tiny_shards, tmp_path / "run", other, 2)
+    wide = tmp_path / "wide.safetensors"
+    save_tensors(wide, Autoencoder(TINY.channels, 32).state_dict(), {"format": "gwm-autoencoder"})
+    with pytest.raises(WeightsError, match=r"wide\.safetensors does not fit the configuration"):
+        run(tiny_shards, tmp_path / "new", wide)
+    assert not (tmp_path / "new").exists()
+
+
+def test_chunks_too_short_for_a_later_stage_are_refused_at_once(tiny_shards, autoencoder, tmp_path):
+    recipe = tiny_recipe()
+    long = replace(recipe, stages=(*recipe.stages[:3], replace(recipe.stages[3], frames=(31,))))
+    with pytest.raises(ShardError, match="30"):
+        train(tiny_shards, tmp_path / "run", long, autoencoder, "cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_conditions_are_dropped_at_their_rates():
+    recipe = replace(tiny_recipe(), text_dropout=0.2, action_dropout=0.3, joint_dropout=0.1)
+    stage = recipe.stages[-1]
+    texts, actions = drop_conditions(["road"] * 5000, torch.zeros(5000, 4, 7), recipe, stage, seeded_generator(0))
+    assert actions is not None
+    no_text = torch.tensor([text == "" for text in texts])
+    no_action = actions.isnan().flatten(1).all(1)
+    assert no_text.float().mean() == pytest.approx(1 - 0.8 * 0.9, abs=0.02)
+    assert no_action.float().mean() == pytest.approx(1 - 0.7 * 0.9, abs=0.02)
+    assert (no_text & no_action).float().mean() == pytest.approx(0.1 + 0.9 * 0.06, abs=0.02)
+    kinds = {tuple((~row.isnan()).tolist()) for row in actions[~no_action][:, 0]}
+    assert len(kinds) == 4  # one kind of action for each sample
+    assert drop_conditions(["road"], actions[:1], recipe, recipe.stages[0], seeded_generator(0))[1] is None
 
 
 def test_a_diverged_step_is_not_applied(tiny_shards, autoencoder, tmp_path, monkeypatch):

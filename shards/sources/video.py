@@ -117,7 +117,7 @@ class VideoSource:
     @cached_property
     def _files(self) -> dict[Path, tuple[int, str]]:
         """Every file with its place in the order and its name in keys, which no other file has."""
-        paths = _video_files(self.folder)
+        paths = video_files(self.folder)
         names = [clean_key(str(Path(self._origin(p)).with_suffix(""))) for p in paths]
         seen = Counter(names)
         files = {}
@@ -127,7 +127,7 @@ class VideoSource:
         return files
 
 
-def _video_files(folder: Path) -> list[Path]:
+def video_files(folder: Path) -> list[Path]:
     if folder.is_file():
         return [folder]
     if not folder.exists():
