@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -81,46 +82,49 @@ def _camera(values: dict[str, object]) -> Camera:
 MOTION_FIELDS = {"pose": (4, 4), "speed": (), "steering": ()}
 
 
-@torch.inference_mode()
 def encode_dataset(dataset: Dataset, autoencoder: Autoencoder, size: tuple[int, int], folder: Path) -> LatentDataset:
     """Encode every frame at `size` (width, height) into `folder`, or read what an earlier run put there.
 
     The file is named by the dataset's, the autoencoder's and the size's hash, so it is never a stale one.
+    ConfigError where it would not fit into memory.
     """
     identity = f"{dataset.index['sha256']}{weights_hash(autoencoder)}{size}"
     path = folder / f"latents-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.safetensors"
     if not path.is_file():
-        frames = int(dataset.counts["frames"])
-        device = autoencoder.latent_std.device
-        grid = (size[1] // AUTOENCODER_FACTOR, size[0] // AUTOENCODER_FACTOR)
-        needed = 2 * frames * len(dataset.views) * len(autoencoder.latent_std) * grid[0] * grid[1]
+        places = (size[1] // AUTOENCODER_FACTOR, size[0] // AUTOENCODER_FACTOR)
+        shape = (int(dataset.counts["frames"]), len(dataset.views), len(autoencoder.latent_std), *places)
+        needed = 2 * math.prod(shape)
         if needed > MAX_BYTES:
             raise ConfigError(
                 f"the latents of {dataset.path} would take {needed / 1e9:.0f} GB of memory, the limit is "
                 f"{MAX_BYTES / 1e9:.0f} GB; train on fewer samples"
             )
-        latents = torch.empty((frames, len(dataset.views), len(autoencoder.latent_std), *grid), dtype=torch.float16)
-        motions: dict[str, list[Tensor]] = {k: [] for k in MOTION_FIELDS}
-        texts, cameras, offsets = [], [], [0]
-        with Ticker("encode frames", frames) as ticker:
-            for row in range(len(dataset)):
-                chunk = read_chunk(dataset, row, size)
-                t = len(chunk.frames)
-                images = rearrange(torch.from_numpy(chunk.frames), "t k h w c -> (t k) c h w").to(device)
-                z = autoencoder.encode(images.float() / 127.5 - 1)
-                latents[offsets[-1] :][:t] = rearrange(z, "(t k) c h w -> t k c h w", t=t)
-                for name, shape in MOTION_FIELDS.items():
-                    value = getattr(chunk.motion, name)
-                    value = np.full((t, *shape), np.nan) if value is None else value
-                    motions[name].append(torch.from_numpy(value))
-                texts.append(chunk.text)
-                cameras.append([_camera_json(c) for c in chunk.cameras])
-                offsets.append(offsets[-1] + t)
-                ticker.advance(t)
-        merged = {"latents": latents} | {k: torch.cat(v) for k, v in motions.items()}
-        header = {"format": FORMAT, "offsets": offsets, "texts": texts, "cameras": cameras}
-        save_tensors(path, merged, header)
+        _encode(dataset, autoencoder, size, torch.empty(shape, dtype=torch.float16), path)
     return _load(path)
+
+
+@torch.inference_mode()
+def _encode(dataset: Dataset, autoencoder: Autoencoder, size: tuple[int, int], latents: Tensor, path: Path) -> None:
+    """Fill `latents` chunk by chunk and write them with motion, cameras and text."""
+    device = autoencoder.latent_std.device
+    motions: dict[str, list[Tensor]] = {k: [] for k in MOTION_FIELDS}
+    texts, cameras, offsets = [], [], [0]
+    with Ticker("encode frames", len(latents)) as ticker:
+        for row in range(len(dataset)):
+            chunk = read_chunk(dataset, row, size)
+            t = len(chunk.frames)
+            images = rearrange(torch.from_numpy(chunk.frames), "t k h w c -> (t k) c h w").to(device)
+            z = autoencoder.encode(images.float() / 127.5 - 1)
+            latents[offsets[-1] :][:t] = rearrange(z, "(t k) c h w -> t k c h w", t=t)
+            for name, shape in MOTION_FIELDS.items():
+                value = getattr(chunk.motion, name)
+                motions[name].append(torch.from_numpy(np.full((t, *shape), np.nan) if value is None else value))
+            texts.append(chunk.text)
+            cameras.append([_camera_json(c) for c in chunk.cameras])
+            offsets.append(offsets[-1] + t)
+            ticker.advance(t)
+    merged = {"latents": latents} | {k: torch.cat(v) for k, v in motions.items()}
+    save_tensors(path, merged, {"format": FORMAT, "offsets": offsets, "texts": texts, "cameras": cameras})
 
 
 def _load(path: Path) -> LatentDataset:
