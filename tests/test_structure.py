@@ -5,8 +5,8 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-import click
 import pytest
 import typer
 
@@ -76,7 +76,7 @@ def test_help_needs_no_torch_and_half_a_second_of_cpu():
     assert min(seconds) < 0.5
 
 
-def surface(group: click.Group, prefix: str = "gwm") -> dict[str, list[str]]:
+def surface(group: Any, prefix: str = "gwm") -> dict[str, list[str]]:
     """Every command with its arguments and options."""
     found = {}
     for name, entry in sorted(group.commands.items()):
