@@ -79,7 +79,7 @@ def train_autoencoder(
 ) -> AutoencoderResult:
     """Train the nano autoencoder for `steps` steps and write `out`/autoencoder.safetensors (its EMA weights).
 
-    The same command again continues where the last saved state stands, bit for bit.
+    The same command again continues where the last saved state stands, on a CPU bit for bit.
     """
     if steps < 1:
         raise ConfigError(f"--steps {steps} must be at least 1")

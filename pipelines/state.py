@@ -1,4 +1,4 @@
-"""Training state on disk, so that a resumed run repeats an unbroken one bit for bit."""
+"""Training state on disk, so that a resumed run repeats an unbroken one (on a CPU, bit for bit)."""
 
 from __future__ import annotations
 

@@ -153,7 +153,8 @@ def train(
     """Run all stages of `recipe` on the shards at `data`, into the folder `out`.
 
     autoencoder: a file or run of `gwm autoencoder`; the embedded checkpoint's where None. The same call again
-    continues a stopped run, bit for bit; finished stages are skipped. `stop_after` ends after so many steps in all.
+    continues a stopped run (on a CPU with as many threads, bit for bit); finished stages are skipped.
+    `stop_after` ends after so many steps in all.
     """
     began = time.monotonic()
     place, dataset = choose_device(device), open_dataset(data)
