@@ -1,0 +1,81 @@
+"""What ships inside: the checkpoint and the start clip that `gwm rollout` uses with no other argument."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from gwm.cli.main import app
+from gwm.core.config import preset
+from gwm.pipelines.checkpoint import checkpoint_path, load_checkpoint
+from gwm.pipelines.start import load_start
+from gwm.shards.index import open_dataset
+from gwm.shards.verify import verify
+
+ASSETS = Path(__file__).parent.parent / "core" / "assets"
+
+
+def test_the_checkpoint_is_a_whole_nano_model():
+    checkpoint = load_checkpoint()
+    assert checkpoint.model.config == preset("nano")
+    assert list(checkpoint.training.stages) == ["1a", "1b", "1c", "2"]
+    assert (checkpoint.training.size, checkpoint.training.frames) == ((128, 64), 25)
+
+
+def test_the_assets_are_small_and_name_no_machine():
+    assert sum(p.stat().st_size for p in ASSETS.rglob("*") if p.is_file()) < 20e6
+    header = checkpoint_path(None).read_bytes()[:200_000]
+    for text in (header, (ASSETS / "start" / "dataset.json").read_bytes()):
+        assert not any(word in text for word in (b"/home", b"/root", b"/work", b"/tmp", b"/Users"))
+
+
+def test_the_start_clip_is_whole_and_from_a_town_that_training_has_not_seen():
+    assert verify(ASSETS / "start").problems == []
+    clip = open_dataset(ASSETS / "start")
+    assert clip.row(0).frames >= 221  # 200 frames and the 20 that the last window's actions look ahead
+    assert clip.settings["seed"] != load_checkpoint().training.seed
+    start = load_start(None, (128, 64), 3, {0})
+    assert start.frames.shape == (3, 1, 64, 128, 3)
+
+
+def test_the_autoencoder_keeps_the_start_clip(tmp_path):
+    import torch
+
+    model = load_checkpoint().model
+    frames = load_start(None, (128, 64), 3, {0}).frames
+    again = model.decode(model.encode(torch.from_numpy(frames)[None]))[0].numpy()
+    error = np.square(again.astype(float) - frames).mean()
+    assert 10 * np.log10(255**2 / error) > 27  # dB
+
+
+def test_rollout_works_with_no_other_argument(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["rollout", "--frames", "26", "--steps", "2", "--json"])
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    assert record["checkpoint"] == "embedded nano"
+    assert record["actions"] == "source"
+    assert (tmp_path / record["folder"] / "rollout.mp4").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_turning_left_and_right_moves_the_picture_the_other_way(tmp_path, monkeypatch):
+    """Mean horizontal optical flow of the upper half: a left turn moves the scenery to the right."""
+    import cv2
+
+    from gwm.pipelines.rollout import RolloutSettings, rollout
+    from gwm.shards.video import read_frames
+
+    flow = {}
+    for name in ("turn-left", "turn-right"):
+        rollout(load_checkpoint(), tmp_path / name, RolloutSettings(48), actions=name)
+        images = [image for _, image in read_frames(tmp_path / name / "rollout.mp4", (128, 64))]
+        grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[:32] for image in images[10:]]
+        pairs = pairwise(grey)
+        flow[name] = np.mean(
+            [cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 3, 15, 3, 5, 1.2, 0)[..., 0].mean() for a, b in pairs]
+        )
+    assert flow["turn-left"] > 0 > flow["turn-right"]
