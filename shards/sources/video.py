@@ -128,6 +128,7 @@ class VideoSource:
 
 
 def video_files(folder: Path) -> list[Path]:
+    """The video files at `folder`, itself one or searched through, sorted. SourceError where there are none."""
     if folder.is_file():
         return [folder]
     if not folder.exists():
