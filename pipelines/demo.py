@@ -106,7 +106,7 @@ From 3 real frames and the driver's actions it then predicted the other {predict
 22 at a time, each window continuing the last.
 
 What the picture is: the work of a model trained for minutes. In contact.png the upper row is the real drive, the
-lower one the prediction: expect a moment that resembles the real one, and then a blur of road and sky. The model
+lower one the prediction: expect blurred frames that keep little more than bright above and dark below. The model
 that is embedded in gwm was trained for longer; `gwm rollout --frames 200` shows what it does.
 
 Scores against the rendered world. Lower is better, 0 is equal. They are no FID or FVD: see the features' names.
