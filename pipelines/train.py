@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gwm.core import ConfigError
 from gwm.core.actions import only_modes
+from gwm.core.autoencoder import Autoencoder
 from gwm.core.ema import ema_decay, update_ema
 from gwm.core.seeds import seeded_generator
 from gwm.core.world_model import draw_step, training_loss
@@ -162,7 +163,7 @@ def train(
         WindowSchedule(dataset, "train", recipe.seed + i, min_length=max(stage.frames))
         for i, stage in enumerate(recipe.stages)
     ]
-    encoder = make_learner(recipe, 0, place, None).model.autoencoder
+    encoder = Autoencoder(recipe.model.channels, recipe.model.autoencoder_width).requires_grad_(False).to(place)
     if autoencoder is None:
         embedded = load_checkpoint(None, device)
         load_weights(encoder, embedded.model.autoencoder.state_dict(), embedded.name)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import SIZE, TINY, tiny_recipe
 
-from gwm.core import ConfigError, WeightsError
+from gwm.core import ConfigError, WeightsError, actions
 from gwm.core.autoencoder import Autoencoder
 from gwm.core.seeds import seeded_generator
 from gwm.core.world_model import draw_step, training_loss
@@ -20,7 +20,7 @@ from gwm.pipelines.recipe import NANO_LONG, learning_rate, make_recipe
 from gwm.pipelines.run import make_learner
 from gwm.pipelines.state import newest_state, state_files
 from gwm.pipelines.train import drop_conditions, train
-from gwm.shards import ShardError
+from gwm.shards import ShardError, motion, schema
 from gwm.shards.index import open_dataset
 
 CPU = torch.device("cpu")
@@ -195,14 +195,21 @@ def test_latents_are_encoded_once_and_windows_are_cut_from_them(tiny_shards, tmp
     written = file.stat().st_mtime_ns
     again = encode_dataset(dataset, tiny_model.autoencoder, SIZE, tmp_path)
     assert file.stat().st_mtime_ns == written
-    z, texts, actions = again.batch([(1, 3), (4, 0)], 5)
+    z, texts, values = again.batch([(1, 3), (4, 0)], 5)
     assert z.shape == (2, 5, 1, TINY.channels, 4, 8)
     assert torch.equal(z[0], first.latents[33:38].float())
     assert texts == ["day road", "day road"]
-    assert actions.shape == (2, 4, 7)
-    assert torch.allclose(actions[0, :, 1], actions[0, :1, 1].expand(4))  # constant speed
-    assert actions[0, 3, 2] > actions[0, 0, 2] > 0  # the trajectory leads forward
-    assert actions[:, :, 4:6].isnan().all()  # no camera, no goal
+    assert values.shape == (2, 4, 7)
+    assert torch.allclose(values[0, :, 1], values[0, :1, 1].expand(4))  # constant speed
+    assert values[0, 3, 2] > values[0, 0, 2] > 0  # the trajectory leads forward
+    assert values[:, :, 4:6].isnan().all()  # no camera, no goal
+
+
+def test_core_and_shards_agree_on_the_time_of_waypoints():
+    """Neither layer may import the other, so each states the numbers."""
+    assert actions.FRAME_RATE == schema.FRAME_RATE
+    assert actions.WAYPOINT_SPACING == motion.WAYPOINT_SPACING
+    assert actions.SCALARS[-1] == "command"
 
 
 def test_learning_rate_warms_up_holds_and_cools_down():
