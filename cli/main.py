@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from gwm import GwmError, __version__
-from gwm.cli import data
+from gwm.cli import data, weights
 from gwm.cli.run import Device, Json, Out, Seed, command, find_shards, new_folder, parse_size, show
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.add_typer(data.preprocess_app, name="preprocess")
 app.add_typer(data.shards_app, name="shards")
+app.add_typer(weights.weights_app, name="weights")
 
 Checkpoint = Annotated[
     Path | None, typer.Option("--checkpoint", help="A .safetensors file or a run's folder; the embedded one if absent.")
@@ -171,15 +172,22 @@ def score(
 @command(app, "info")
 def info(
     checkpoint: Annotated[Path | None, typer.Argument(help="A checkpoint or run; the embedded one if absent.")] = None,
-    preset: Annotated[str | None, typer.Option("--preset", help="Describe a preset instead of a checkpoint.")] = None,
+    variant: Annotated[str | None, typer.Option("--variant", help="long or mview: describe a recipe instead.")] = None,
+    preset: Annotated[str, typer.Option("--preset", help="nano or sd3-medium, with --variant.")] = "nano",
+    gpu: Annotated[str, typer.Option("--gpu", help="GPU of the estimate, with --variant.")] = "A800",
+    utilisation: Annotated[
+        float, typer.Option("--utilisation", help="Share of its bf16 peak that training reaches.")
+    ] = 0.4,
     as_json: Json = False,
 ) -> None:
-    """Parameters by part, configuration, and what a checkpoint was trained on."""
-    from gwm.pipelines.info import describe_checkpoint, describe_preset
+    """Parameters by part and what a checkpoint was trained on; or what a recipe costs."""
+    from gwm.pipelines.info import describe_checkpoint, describe_recipe
 
-    if preset and checkpoint:
-        raise GwmError("give a checkpoint or --preset, not both")
-    values = describe_preset(preset) if preset else describe_checkpoint(checkpoint)
+    if variant and checkpoint:
+        raise GwmError("give a checkpoint or --variant, not both")
+    if not variant and (preset, gpu, utilisation) != ("nano", "A800", 0.4):
+        raise GwmError("--preset, --gpu and --utilisation describe a recipe: add --variant long or --variant mview")
+    values = describe_recipe(variant, preset, gpu, utilisation) if variant else describe_checkpoint(checkpoint)
     show("model", values, as_json)
 
 

@@ -5,18 +5,24 @@ Axes: b batch, t frames, k views, n tokens of a frame, s text tokens, d width, h
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from gwm.core.embed import frame_positions
+from gwm.core.mask import TokenMask, keep_tokens, restore_tokens
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Scaled dot-product attention of (batch n d) over (batch m d) with `heads` heads -> (batch n d)."""
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, joined: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention of (batch n d) over (batch m d) with `heads` heads -> (batch n d).
+
+    `joined` (batch 1 n m), bool: which queries see which keys.
+    """
     q, k, v = (rearrange(x, "b n (h e) -> b h n e", h=heads) for x in (q, k, v))
-    return rearrange(F.scaled_dot_product_attention(q, k, v), "b h n e -> b n (h e)")
+    return rearrange(F.scaled_dot_product_attention(q, k, v, joined), "b h n e -> b n (h e)")
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -119,19 +125,32 @@ class TemporalBlock(nn.Module):
             self.action_kv = nn.Linear(width, 2 * width, bias=False)
             nn.init.zeros_(self.action_kv.weight)
 
-    def forward(self, x: Tensor, text: Tensor, c: Tensor, actions: Tensor | None) -> Tensor:
-        """x (b t k n d), text (b s d), c (b t d), actions of every frame (b t d) or None -> new x."""
+    def forward(
+        self, x: Tensor, text: Tensor, c: Tensor, actions: Tensor | None, places: TokenMask | None = None
+    ) -> Tensor:
+        """x (b t k n d), text (b s d), c (b t d), actions of every frame (b t d) or None -> new x.
+
+        Without `places`, attention over time joins the tokens of equal index ("shifted" under the time mask). With
+        the time mask as `places`, x holds its kept tokens, and attention joins those of one place, where visible.
+        """
         s1, m1, g1, s2, m2, g2, s3, m3, g3 = self.modulation(c)
-        x = x + g1 * self.out(self._over_time(modulate(self.norm(x), s1, m1)))
+        x = x + g1 * self.out(self._over_time(modulate(self.norm(x), s1, m1), places))
         x = x + g2 * self.cross_out(self._cross(modulate(self.norm(x), s2, m2), text, actions))
         out: Tensor = x + g3 * self.mlp(modulate(self.norm(x), s3, m3))
         return out
 
-    def _over_time(self, x: Tensor) -> Tensor:
-        b, t, k, n, d = x.shape
+    def _over_time(self, x: Tensor, places: TokenMask | None) -> Tensor:
+        b, t, k, _, d = x.shape
         positions = rearrange(frame_positions(t, d, x.device).to(x.dtype), "t d -> t 1 1 d")
-        q, key, v = rearrange(self.qkv(x + positions), "b t k n d -> (b k n) t d").chunk(3, dim=-1)
-        return rearrange(attend(q, key, v, self.heads), "(b k n) t d -> b t k n d", b=b, k=k, n=n)
+        qkv, joined = self.qkv(x + positions), None
+        if places is not None:
+            hidden = qkv.new_zeros(*places.ids_hidden.shape, 3 * d)
+            qkv = restore_tokens(qkv, hidden, places)  # b t k n 3d
+            visible = rearrange(~places.mask, "b t k n -> (b k n) 1 1 t")
+            joined = visible | torch.eye(t, dtype=torch.bool, device=x.device)  # no row without a key
+        q, key, v = rearrange(qkv, "b t k n d -> (b k n) t d").chunk(3, dim=-1)
+        a = rearrange(attend(q, key, v, self.heads, joined), "(b k n) t d -> b t k n d", b=b, k=k)
+        return a if places is None else keep_tokens(a, places.ids_keep)
 
     def _cross(self, x: Tensor, text: Tensor, actions: Tensor | None) -> Tensor:
         b, t, k = x.shape[:3]
@@ -141,3 +160,37 @@ class TemporalBlock(nn.Module):
         key, v = rearrange(F.pad(kv, (0, 0, 0, 1)), "b t s d -> (b t) s d").chunk(2, dim=-1)
         q = rearrange(self.cross_q(x), "b t k n d -> (b t) (k n) d")
         return rearrange(attend(q, key, v, self.heads), "(b t) (k n) d -> b t k n d", b=b, k=k)
+
+
+class ViewBlock(nn.Module):
+    """Self-attention across the views of one moment: over one row of all views side by side (paper 3.4), or one
+    place, or everything. Zero-initialised gates: a new block is the identity.
+
+    Not in the paper: the view's index enters as a sinusoid inside the block, and an MLP follows.
+    """
+
+    def __init__(self, width: int, heads: int, over: Literal["row", "place", "frame"]) -> None:
+        super().__init__()
+        self.heads = heads
+        self.over = over
+        self.norm = layer_norm(width)
+        self.modulation = Modulation(width, 6)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.mlp = Mlp(width)
+
+    def forward(self, x: Tensor, c: Tensor, rows: int) -> Tensor:
+        """x (b t k n d) of `rows` rows, equally long; c (b t d) -> new x."""
+        s1, m1, g1, s2, m2, g2 = self.modulation(c)
+        x = x + g1 * self.out(self._across(modulate(self.norm(x), s1, m1), rows))
+        out: Tensor = x + g2 * self.mlp(modulate(self.norm(x), s2, m2))
+        return out
+
+    def _across(self, x: Tensor, rows: int) -> Tensor:
+        b, t, k, n, d = x.shape
+        groups = {"row": rows, "place": n, "frame": 1}[self.over]  # of tokens that see each other
+        positions = rearrange(frame_positions(k, d, x.device).to(x.dtype), "k d -> k 1 d")
+        qkv = rearrange(self.qkv(x + positions), "b t k (g w) d -> (b t g) (k w) d", g=groups)
+        q, key, v = qkv.chunk(3, dim=-1)
+        a = attend(q, key, v, self.heads)
+        return rearrange(a, "(b t g) (k w) d -> b t k (g w) d", b=b, t=t, k=k)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from gwm.core import ConfigError
 
@@ -12,36 +12,62 @@ AUTOENCODER_FACTOR = 8  # f8: one latent place covers 8x8 pixels
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Size of a world model and which parts of it exist yet; training adds the parts stage by stage."""
+    """Size of a world model, its parts (training adds them stage by stage), and the paper's ablations."""
 
     width: int = 128  # d, of all blocks
     heads: int = 4
     depth: int = 4  # spatial blocks, encoder and decoder together
     decoder_depth: int = 1  # the last of them form the decoder D of Eq. 2
     patch: int = 2  # latent places per token side
-    channels: int = 16  # c, of the latent
+    channels: int = 8  # c, of the latent; SD3 has 16, a small model spends those on texture
+    # autoencoder and text: nano's small ones, Stable Diffusion 3's (text embeddings are inputs), or inputs for both
+    encoders: Literal["nano", "sd3", "none"] = "nano"
     text_tokens: int = 8  # s
     text_width: int = 128
-    text_vocabulary: int = 1024  # hash buckets of the text encoder
+    pooled_width: int = 128
+    text_vocabulary: int = 1024  # hash buckets of nano's text encoder
     position_grid: int = 64  # largest token grid side that the spatial positions are laid out for
+    position_base: int = 64  # length of that side, in units of position
     autoencoder_width: int = 64
     tau_shift: float = 1.0  # SD3's resolution shift of τ; 3.0 at 1024 px
-    mask_ratio: float = 0.25  # r
-    # Not in the paper: this share of training batches is not masked and skips F, as sampling does.
-    unmasked_share: float = 1 / 3
+
+    # parts
     temporal: bool = True  # temporal blocks, from stage 1b
     reconstruction: bool = True  # mask tokens and F, from stage 1c
     actions: bool = True  # action projections, from stage 2
+    views: int = 1  # K, the most views that it was trained on; view blocks exist where it is more than 1
+    view_attention: Literal["row", "place", "frame"] = "row"  # over KŴ (3.4), K or KĤŴ tokens
+
+    # mask reconstruction
+    mask_ratio: float = 0.25  # r
+    mask_kinds: tuple[Literal["spatial", "time"], ...] = ("spatial", "time")  # drawn per batch; none = no masking
+    time_attention: Literal["shifted", "masked"] = "shifted"  # what temporal blocks do under the time mask
+    mask_token: Literal["eq3", "p", "noise", "latent"] = "eq3"  # Eq. 3, p alone, f_m(ε) alone, or f_m(z_τ)
+    mask_tau: tuple[float, float] = (0.0, 1.0)  # only batches whose τ lie in this range are masked
+    branches: Literal["two", "shared"] = "two"  # F of Eq. 4, or F_s and F_t in sequence for both masks
+    branch_layers: int = 1  # blocks in a branch
+    # Not in the paper: this share of the batches that could be masked is not, and skips F, as sampling does.
+    unmasked_share: float = 1 / 3
+
+    checkpointing: bool = False  # recompute every layer in the backward pass instead of keeping its activations
 
     def __post_init__(self) -> None:
         """Refuse sizes that cannot be, with the value."""
-        if self.width % self.heads:
-            raise ConfigError(f"width {self.width} does not divide into {self.heads} heads")
+        if self.width % self.heads or self.width % 4:
+            raise ConfigError(f"width {self.width} does not divide into {self.heads} heads, or not by 4")
         if not 0 < self.decoder_depth < self.depth:
             raise ConfigError(f"decoder_depth {self.decoder_depth} must lie between 1 and depth - 1 = {self.depth - 1}")
         for name in ("mask_ratio", "unmasked_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} {getattr(self, name)} must lie in [0, 1)")
+        if not 0 <= self.mask_tau[0] < self.mask_tau[1] <= 1:
+            raise ConfigError(f"mask_tau {self.mask_tau} must be a range within [0, 1]")
+        if self.branch_layers < 1 or self.views < 1:
+            raise ConfigError(f"branch_layers {self.branch_layers} and views {self.views} must be at least 1")
+        for name, kind in get_type_hints(type(self)).items():
+            value, choices = getattr(self, name), _choices(kind)
+            if wrong := [x for x in (value if isinstance(value, tuple) else (value,)) if choices and x not in choices]:
+                raise ConfigError(f"{name} knows {', '.join(choices)}, not {wrong[0]!r}")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
@@ -49,12 +75,24 @@ class ModelConfig:
         unknown = sorted(set(values) - {f.name for f in fields(cls)})
         if unknown:
             raise ConfigError(f"unknown model config fields {unknown}; written by another version of gwm?")
-        return cls(**values)
+        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**known)
+
+
+def _choices(kind: Any) -> tuple[str, ...]:
+    """The values of a `Literal`, or of a tuple of them; none for other types."""
+    while get_origin(kind) is tuple:
+        kind = get_args(kind)[0]
+    return get_args(kind) if get_origin(kind) is Literal else ()
 
 
 PRESETS = {
     "nano": ModelConfig(),
-}
+    "sd3-medium": ModelConfig(
+        width=1536, heads=24, depth=24, decoder_depth=5, channels=16, encoders="sd3", text_tokens=154,
+        text_width=4096, pooled_width=2048, position_grid=192, position_base=64, tau_shift=3.0,
+    ),
+}  # fmt: skip
 
 
 def preset(name: str) -> ModelConfig:

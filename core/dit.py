@@ -10,62 +10,82 @@ from typing import Literal
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from gwm.core import ConfigError
 from gwm.core.actions import ActionEncoder
-from gwm.core.blocks import Modulation, SpatialBlock, TemporalBlock, layer_norm, modulate
+from gwm.core.blocks import Modulation, SpatialBlock, TemporalBlock, ViewBlock, layer_norm, modulate
 from gwm.core.config import ModelConfig
 from gwm.core.embed import TauEmbedding, VectorEmbedding, grid_positions
 from gwm.core.mask import TokenMask, keep_tokens, restore_tokens
 
 
 class Layer(nn.Module):
-    """One spatial block and, once training reached stage 1b, the temporal block after it."""
+    """One spatial block, from stage 1b on the temporal block after it, and from stage 3 on a view block."""
 
     def __init__(self, config: ModelConfig, updates_text: bool) -> None:
         super().__init__()
-        self.spatial = SpatialBlock(config.width, config.heads, updates_text)
-        self.temporal = TemporalBlock(config.width, config.heads, config.actions) if config.temporal else None
+        d, heads = config.width, config.heads
+        self.spatial = SpatialBlock(d, heads, updates_text)
+        self.temporal = TemporalBlock(d, heads, config.actions) if config.temporal else None
+        self.view = ViewBlock(d, heads, config.view_attention) if config.views > 1 else None
 
     def forward(
-        self, x: Tensor, stream: Tensor, c: Tensor, text: Tensor, actions: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+        self, x: Tensor, stream: Tensor, c: Tensor, text: Tensor, actions: Tensor | None, rows: int,
+        places: TokenMask | None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """x (b t k n d), text stream (b t k s d), c (b t d), text (b s d), actions (b t d) -> x, text stream."""
         x, stream = self.spatial(x, stream, c)
         if self.temporal is not None:
-            x = self.temporal(x, text, c, actions)
+            x = self.temporal(x, text, c, actions, places)
+        if self.view is not None:
+            x = self.view(x, c, rows)
         return x, stream
 
 
 class MaskToken(nn.Module):
-    """Eq. 3: m_τ = (1-τ) f_m(ε) + τ p, with p learnable and f_m a small network that reads the token's noise."""
+    """Eq. 3: m_τ = (1-τ) f_m(ε) + τ p, with p learnable and f_m a small network that reads the token's noise.
 
-    def __init__(self, noise_width: int, width: int) -> None:
+    The ablation's others: p alone, f_m(ε) alone, f_m(z_τ).
+    """
+
+    def __init__(self, patch_width: int, width: int, kind: Literal["eq3", "p", "noise", "latent"]) -> None:
         super().__init__()
-        self.p = nn.Parameter(torch.randn(width) * 0.02)
-        self.f_m = VectorEmbedding(noise_width, width)
+        self.kind = kind
+        self.p = nn.Parameter(torch.randn(width) * 0.02) if kind in ("eq3", "p") else None
+        self.f_m = VectorEmbedding(patch_width, width) if kind != "p" else None
 
-    def forward(self, eps: Tensor, tau: Tensor) -> Tensor:
-        """Noise tokens (b t k n e), τ (b t) -> (b t k n d)."""
-        tau = rearrange(tau, "b t -> b t 1 1 1")
-        token: Tensor = (1 - tau) * self.f_m(eps) + tau * self.p
+    def forward(self, eps: Tensor, z: Tensor, tau: Tensor) -> Tensor:
+        """Hidden tokens' noise and noisy latents (b t k m e), τ (b t) -> (b t k m d)."""
+        if self.f_m is None:
+            return self.p.expand(*eps.shape[:-1], -1)  # type: ignore[union-attr]
+        token: Tensor = self.f_m(z if self.kind == "latent" else eps)
+        if self.p is not None:
+            tau = rearrange(tau, "b t -> b t 1 1 1")
+            token = (1 - tau) * token + tau * self.p
         return token
 
 
 class Reconstruction(nn.Module):
-    """Mask tokens and the two branches of F (Eq. 4), between encoder and decoder. New branches are the identity."""
+    """Mask tokens and F (Eq. 4), between encoder and decoder. New blocks are the identity."""
 
-    def __init__(self, config: ModelConfig, noise_width: int) -> None:
+    def __init__(self, config: ModelConfig, patch_width: int) -> None:
         super().__init__()
-        self.mask_token = MaskToken(noise_width, config.width)
-        self.spatial = SpatialBlock(config.width, config.heads, updates_text=False)
-        self.temporal = TemporalBlock(config.width, config.heads, actions=False)
+        d, heads, count = config.width, config.heads, config.branch_layers
+        self.shared = config.branches == "shared"
+        self.mask_token = MaskToken(patch_width, d, config.mask_token)
+        self.spatial = nn.ModuleList(SpatialBlock(d, heads, updates_text=False) for _ in range(count))
+        self.temporal = nn.ModuleList(TemporalBlock(d, heads, actions=False) for _ in range(count))
 
     def forward(self, x: Tensor, stream: Tensor, c: Tensor, text: Tensor, kind: Literal["spatial", "time"]) -> Tensor:
-        """Give restored tokens x (b t k n d) context: F_s for the spatial mask, F_t for the time mask."""
-        spatial, temporal = self.spatial, self.temporal
-        out: Tensor = spatial(x, stream, c)[0] if kind == "spatial" else temporal(x, text, c, None)
-        return out
+        """Give restored tokens x (b t k n d) context: F_s for the spatial mask, F_t for the time mask, or both."""
+        if self.shared or kind == "spatial":
+            for block in self.spatial:
+                x = block(x, stream, c)[0]
+        if self.shared or kind == "time":
+            for block in self.temporal:
+                x = block(x, text, c, None)
+        return x
 
 
 class VideoDiT(nn.Module):
@@ -77,7 +97,7 @@ class VideoDiT(nn.Module):
         d, patch_width = config.width, config.channels * config.patch**2
         self.patch_in = nn.Linear(patch_width, d)
         self.tau_in = TauEmbedding(d)
-        self.pooled_in = VectorEmbedding(config.text_width, d)
+        self.pooled_in = VectorEmbedding(config.pooled_width, d)
         self.text_in = nn.Linear(config.text_width, d)
         self.action_in = ActionEncoder(d) if config.actions else None
         last = config.depth - 1
@@ -106,22 +126,26 @@ class VideoDiT(nn.Module):
         Returns v (b t k c h w).
         """
         tokens, (h, w) = self.patches(z)
-        positions = grid_positions(h, w, self.config.width, self.config.position_grid, z.device).to(z.dtype)
+        config = self.config
+        if z.shape[2] > config.views:
+            raise ConfigError(f"{z.shape[2]} views given to a model of {config.views}")
+        positions = grid_positions(h, w, config.width, config.position_grid, config.position_base, z.device).to(z.dtype)
         x = self.patch_in(tokens) + positions  # b t k n d
         c = self.tau_in(tau) + rearrange(self.pooled_in(pooled), "b d -> b 1 d")  # b t d
-        text = self.text_in(text)  # b s d
+        text = self.text_in(text).to(z.dtype)  # b s d; like x, not rounded by autocast
         stream = repeat(text, "b s d -> b t k s d", t=z.shape[1], k=z.shape[2])
         action = self._encode_actions(actions, z.shape[1])  # b t d
-        split = self.config.depth - self.config.decoder_depth
+        split = config.depth - config.decoder_depth
+        places = mask if mask is not None and mask.kind == "time" and config.time_attention == "masked" else None
 
         if mask is not None:
             x = keep_tokens(x, mask.ids_keep)  # b t k m d
         for layer in self.layers[:split]:
-            x, stream = layer(x, stream, c, text, action)
+            x, stream = self._run(layer, x, stream, c, text, action, h, places)
         if mask is not None:
-            x = self._reconstruct(x, stream, c, text, mask, positions, eps, tau)  # b t k n d
+            x = self._reconstruct(x, stream, c, text, mask, positions, tokens, eps, tau)  # b t k n d
         for layer in self.layers[split:]:
-            x, stream = layer(x, stream, c, text, action)
+            x, stream = self._run(layer, x, stream, c, text, action, h, None)
 
         shift, scale = self.modulation_out(c)
         return self.unpatch(self.patch_out(modulate(self.norm_out(x), shift, scale)), h, w)
@@ -144,21 +168,21 @@ class VideoDiT(nn.Module):
         out: Tensor = self.action_in(actions, t)
         return out
 
+    def _run(self, layer: nn.Module, *inputs: Tensor | TokenMask | int | None) -> tuple[Tensor, Tensor]:
+        if self.config.checkpointing and torch.is_grad_enabled():
+            out: tuple[Tensor, Tensor] = checkpoint(layer, *inputs, use_reentrant=False)
+        else:
+            out = layer(*inputs)
+        return out
+
     def _reconstruct(
-        self,
-        x: Tensor,
-        stream: Tensor,
-        c: Tensor,
-        text: Tensor,
-        mask: TokenMask,
-        positions: Tensor,
-        eps: Tensor | None,
-        tau: Tensor,
-    ) -> Tensor:
+        self, x: Tensor, stream: Tensor, c: Tensor, text: Tensor, mask: TokenMask, positions: Tensor, tokens: Tensor,
+        eps: Tensor | None, tau: Tensor,
+    ) -> Tensor:  # fmt: skip
         """F(E(z) ⊙ M + m_τ ⊙ (1-M)). Not in the paper: mask tokens get their place's position, as in MAE."""
         if self.reconstruction is None or eps is None:
             raise ConfigError("a mask needs the reconstruction parts (stage 1c) and the noise eps")
-        noise = keep_tokens(self.patches(eps)[0], mask.ids_hidden)  # b t k n-m e
-        hidden = self.reconstruction.mask_token(noise, tau) + positions[mask.ids_hidden]
+        noise, noisy = (keep_tokens(y, mask.ids_hidden) for y in (self.patches(eps)[0], tokens))  # b t k n-m e
+        hidden = self.reconstruction.mask_token(noise, noisy, tau) + positions[mask.ids_hidden]
         out: Tensor = self.reconstruction(restore_tokens(x, hidden, mask), stream, c, text, mask.kind)
         return out

@@ -8,6 +8,8 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from gwm.core import ConfigError
+
 
 def sinusoid(x: Tensor, frequencies: Tensor) -> Tensor:
     """[cos, sin] of x (…) at angular frequencies (f,) -> (… 2f)."""
@@ -25,17 +27,25 @@ def frame_positions(t: int, width: int, device: torch.device) -> Tensor:
     return sinusoid(torch.arange(t, device=device), falling_frequencies(width // 2, device))
 
 
-def grid_positions(h: int, w: int, width: int, grid: int, device: torch.device) -> Tensor:
-    """(h w) x width embedding of token places, centred in a grid x grid layout as SD3 crops its own.
+def grid_positions(h: int, w: int, width: int, grid: int, base: int, device: torch.device) -> Tensor:
+    """(h w) x width embedding of token places, centred in SD3's grid x grid layout whose side measures `base`.
 
-    Half of the width encodes the column, half the row. Places near the centre mean the same at every image size.
+    Half of the width encodes the column, half the row, sines before cosines. Places near the centre mean the same at
+    every image size.
     """
-    rows = torch.arange(h, device=device) + (grid - h) // 2
-    columns = torch.arange(w, device=device) + (grid - w) // 2
+    if max(h, w) > grid:
+        raise ConfigError(f"{w}x{h} tokens exceed the {grid}x{grid} grid of positions")
+    rows = (torch.arange(h, device=device) + (grid - h) // 2) * (base / grid)
+    columns = (torch.arange(w, device=device) + (grid - w) // 2) * (base / grid)
     frequencies = falling_frequencies(width // 4, device)
-    row = repeat(sinusoid(rows, frequencies), "h f -> h w f", w=w)
-    column = repeat(sinusoid(columns, frequencies), "w f -> h w f", h=h)
+    row = repeat(_sine_first(rows, frequencies), "h f -> h w f", w=w)
+    column = repeat(_sine_first(columns, frequencies), "w f -> h w f", h=h)
     return rearrange(torch.cat([column, row], dim=-1), "h w d -> (h w) d")
+
+
+def _sine_first(x: Tensor, frequencies: Tensor) -> Tensor:
+    cosine, sine = sinusoid(x, frequencies).chunk(2, dim=-1)
+    return torch.cat([sine, cosine], dim=-1)
 
 
 class VectorEmbedding(nn.Module):

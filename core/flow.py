@@ -41,9 +41,29 @@ def shift_tau(tau: Tensor, shift: float) -> Tensor:
     return shift * tau / (1 + (shift - 1) * tau)
 
 
-def sample_tau(batch: int, shift: float, generator: torch.Generator) -> Tensor:
-    """τ (b,) for training: logit-normal(0, 1), then shifted. Not in the paper: SD3's default is taken."""
-    return shift_tau(torch.sigmoid(torch.randn(batch, generator=generator)), shift)
+def unshift_tau(tau: Tensor, shift: float) -> Tensor:
+    """The inverse of `shift_tau`."""
+    return tau / (shift - (shift - 1) * tau)
+
+
+def sample_tau(
+    batch: int, shift: float, generator: torch.Generator, within: tuple[float, float] = (0.0, 1.0)
+) -> tuple[Tensor, bool]:
+    """τ (b,) for training: logit-normal(0, 1), then shifted; and whether they lie in the range `within`.
+
+    All of a batch lie inside the range or all outside, so that masking can depend on it; over many batches τ has its
+    distribution whatever the range. Not in the paper: SD3's default is taken.
+    """
+    low, high = torch.special.ndtr(torch.logit(unshift_tau(torch.tensor(within), shift))).tolist()
+    mass = high - low
+    inside = bool(torch.rand((), generator=generator) < mass)
+    u = torch.rand(batch, generator=generator)
+    if inside:
+        u = low + u * mass
+    else:
+        u = u * (1 - mass)
+        u = u + mass * (u >= low)
+    return shift_tau(torch.sigmoid(torch.special.ndtri(u.clamp(1e-6, 1 - 1e-6))), shift), inside
 
 
 def flow_loss(v_hat: Tensor, v: Tensor, m_c: Tensor) -> Tensor:
@@ -51,5 +71,6 @@ def flow_loss(v_hat: Tensor, v: Tensor, m_c: Tensor) -> Tensor:
 
     Not in the paper: visible and hidden tokens count alike.
     """
-    per_frame_error = (v_hat.float() - v.float()).square().mean(dim=(2, 3, 4, 5))  # b t
+    dtype = torch.promote_types(v.dtype, torch.float32)
+    per_frame_error = (v_hat.to(dtype) - v.to(dtype)).square().mean(dim=(2, 3, 4, 5))  # b t
     return (per_frame_error * m_c).sum() / m_c.sum().clamp(min=1)

@@ -64,13 +64,15 @@ def _rows_to_tokens(ids: Tensor, columns: int) -> Tensor:
     return rearrange(ids + columns * rows[:, None], "... h m -> ... (h m)")
 
 
-def spatial_mask(b: int, t: int, k: int, h: int, w: int, ratio: float, generator: torch.Generator) -> TokenMask:
+def spatial_mask(
+    b: int, t: int, k: int, h: int, w: int, ratio: float, generator: torch.Generator, by_row: bool = False
+) -> TokenMask:
     """M_spatial: one random mask, shared by all frames and views.
 
-    Unstructured for one view; with more, every row hides the same number, so that cross-view rows stay aligned.
+    Unstructured, or every row hides the same number (`by_row`), which cross-view attention over rows needs.
     Not in the paper: condition frames are masked like the others, so that all frames keep the same places.
     """
-    if k == 1:
+    if not by_row:
         keep, hidden = _random_subsets((b,), h * w, _split(h * w, ratio, "frame"), generator)
     else:
         rows = _random_subsets((b, h), w, _split(w, ratio, "row"), generator)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from gwm.core import ConfigError
 from gwm.core.autoencoder import Autoencoder
 from gwm.core.config import ModelConfig
 from gwm.core.dit import VideoDiT
 from gwm.core.flow import flow_loss, interpolate, sample_tau, velocity
 from gwm.core.mask import TokenMask, spatial_mask, time_mask
+from gwm.core.sd3_autoencoder import SD3Autoencoder
 from gwm.core.text import HashedTextEncoder
 
 
@@ -23,20 +25,38 @@ class WorldModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.autoencoder = Autoencoder(config.channels, config.autoencoder_width).requires_grad_(False)
-        self.text = HashedTextEncoder(config.text_vocabulary, config.text_tokens, config.text_width)
+        self.autoencoder: Autoencoder | SD3Autoencoder | None = None
+        self.text: HashedTextEncoder | None = None
+        if config.encoders == "nano":
+            self.autoencoder = Autoencoder(config.channels, config.autoencoder_width).requires_grad_(False)
+            self.text = HashedTextEncoder(config.text_vocabulary, config.text_tokens, config.text_width)
+        elif config.encoders == "sd3":
+            self.autoencoder = SD3Autoencoder().requires_grad_(False)
         self.dit = VideoDiT(config)
+
+    @property
+    def codec(self) -> Autoencoder | SD3Autoencoder:
+        """The autoencoder; ConfigError where the model has none."""
+        if self.autoencoder is None:
+            raise ConfigError("this model holds no autoencoder: import its weights from a folder with vae/ in it")
+        return self.autoencoder
+
+    def encode_text(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Texts -> tokens (b s e) and pooled text (b e)."""
+        if self.text is None:
+            raise ConfigError("this model holds no text encoder: SD3's three are separate (gwm.pipelines.sd3_text)")
+        return self.text.encode(texts)
 
     def encode(self, frames: Tensor) -> Tensor:
         """uint8 RGB frames (b t k h w 3) -> normalised latents (b t k c h/8 w/8)."""
         b, t, k = frames.shape[:3]
-        images = rearrange(frames, "b t k h w c -> (b t k) c h w").to(self.autoencoder.latent_std.dtype) / 127.5 - 1
-        return rearrange(self.autoencoder.encode(images), "(b t k) c h w -> b t k c h w", b=b, t=t, k=k)
+        images = rearrange(frames, "b t k h w c -> (b t k) c h w").to(next(self.codec.parameters()).dtype) / 127.5 - 1
+        return rearrange(self.codec.encode(images), "(b t k) c h w -> b t k c h w", b=b, t=t, k=k)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Normalised latents (b t k c h w) -> uint8 RGB frames (b t k 8h 8w 3)."""
         b, t, k = latents.shape[:3]
-        images = self.autoencoder.decode(rearrange(latents, "b t k c h w -> (b t k) c h w"))
+        images = self.codec.decode(rearrange(latents, "b t k c h w -> (b t k) c h w"))
         frames = ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return rearrange(frames, "(b t k) c h w -> b t k h w c", b=b, t=t, k=k)
 
@@ -72,14 +92,25 @@ def draw_step(
     b, t, k, _, h, w = shape
     counts = torch.multinomial(torch.tensor(condition_probabilities), b, replacement=True, generator=generator)
     m_c = (torch.arange(t) >= counts.clamp(max=t - 1)[:, None]).float()  # b t
-    tau = sample_tau(b, config.tau_shift, generator)[:, None] * m_c
+    tau, maskable = sample_tau(b, config.tau_shift, generator, config.mask_tau)
+    tau = tau[:, None] * m_c
     eps = torch.randn(shape, generator=generator)
-    mask = None
-    if config.reconstruction and torch.rand((), generator=generator) >= config.unmasked_share:
-        kind: Literal["spatial", "time"] = "spatial" if torch.rand((), generator=generator) < 0.5 else "time"
-        draw = spatial_mask if kind == "spatial" else time_mask
-        mask = draw(b, t, k, h // config.patch, w // config.patch, config.mask_ratio, generator)
+    masked = torch.rand((), generator=generator) >= config.unmasked_share
+    mask = draw_mask(b, t, k, h, w, config, generator) if config.reconstruction and maskable and masked else None
     return Draw(tau, m_c, eps, mask)
+
+
+def draw_mask(
+    b: int, t: int, k: int, h: int, w: int, config: ModelConfig, generator: torch.Generator
+) -> TokenMask | None:
+    """One of the configured kinds of mask for latents of h x w places; None where there is none to draw."""
+    if not config.mask_kinds or config.mask_ratio == 0:
+        return None
+    kind = config.mask_kinds[int(torch.randint(len(config.mask_kinds), (), generator=generator))]
+    h, w = h // config.patch, w // config.patch
+    if kind == "time":
+        return time_mask(b, t, k, h, w, config.mask_ratio, generator)
+    return spatial_mask(b, t, k, h, w, config.mask_ratio, generator, by_row=config.views > 1)
 
 
 def training_loss(

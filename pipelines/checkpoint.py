@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +18,7 @@ from torch import Tensor
 from gwm import __version__
 from gwm.core import ConfigError, WeightsError
 from gwm.core.config import ModelConfig
+from gwm.core.fit import misfits
 from gwm.core.world_model import WorldModel
 from gwm.pipelines.device import choose_device
 from gwm.shards.files import replacing
@@ -49,7 +52,7 @@ class Checkpoint:
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
     """Write a safetensors file with a JSON header; complete or absent. WeightsError where it cannot be written."""
-    metadata = {"gwm": json.dumps({"version": __version__, **header})}
+    metadata = {"format": "pt", "gwm": json.dumps({"version": __version__, **header})}
     try:
         with replacing(path) as temporary:
             save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, temporary, metadata)
@@ -60,30 +63,34 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any])
 
 def load_tensors(path: Path, expect: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a file of `save_tensors`; WeightsError if it is missing, damaged or not of format `expect`."""
+    with _opened(path, expect) as (f, header):
+        return {k: f.get_tensor(k) for k in f.keys()}, header  # noqa: SIM118  (not a dict)
+
+
+def load_header(path: Path, expect: str) -> dict[str, Any]:
+    """The header of such a file, without its tensors."""
+    with _opened(path, expect) as (_, header):
+        return header
+
+
+@contextmanager
+def _opened(path: Path, expect: str) -> Iterator[tuple[Any, dict[str, Any]]]:
     if not path.is_file():
         raise WeightsError(f"no checkpoint at {path}; give a .safetensors file of gwm or the folder of a run")
     try:
         with safe_open(path, framework="pt") as f:
             header = json.loads((f.metadata() or {}).get("gwm", "{}"))
-            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118  (not a dict)
+            if header.get("format") != expect:
+                found = header.get("format", "a foreign safetensors file")
+                raise WeightsError(f"{path} is no {expect} file but {found!r}")
+            yield f, header
     except (OSError, SafetensorError, ValueError) as error:
         raise WeightsError(f"{path} is not a readable safetensors file ({error})") from error
-    if header.get("format") != expect:
-        raise WeightsError(f"{path} is no {expect} file but {header.get('format', 'a foreign safetensors file')!r}")
-    return tensors, header
 
 
 def load_weights(module: torch.nn.Module, tensors: dict[str, Tensor], source: str) -> None:
     """Place every tensor strictly; WeightsError names all that are missing, surplus or of another shape."""
-    wanted = module.state_dict()
-    problems = [f"missing {k}" for k in wanted if k not in tensors]
-    problems += [f"surplus {k}" for k in tensors if k not in wanted]
-    problems += [
-        f"{k} is {tuple(t.shape)}, not {tuple(wanted[k].shape)}"
-        for k, t in tensors.items()
-        if k in wanted and t.shape != wanted[k].shape
-    ]
-    if problems:
+    if problems := misfits(tensors, module.state_dict()):
         raise WeightsError(f"{source} does not fit the configuration: " + "; ".join(problems))
     module.load_state_dict(tensors)
 
@@ -115,15 +122,24 @@ def read_training(header: dict[str, Any]) -> Training:
         raise WeightsError(f"the checkpoint's training record is damaged: {error}") from error
 
 
+def read_config(header: dict[str, Any]) -> ModelConfig:
+    """The model configuration of a checkpoint's header."""
+    try:
+        return ModelConfig.from_dict(header["model"])
+    except (KeyError, TypeError, ConfigError) as error:
+        raise WeightsError(f"the checkpoint's model configuration is damaged or unknown: {error}") from error
+
+
+def checkpoint_name(given: Path | None) -> str:
+    """How results name the checkpoint."""
+    return "embedded nano" if given is None else str(checkpoint_path(given))
+
+
 def load_checkpoint(given: Path | None = None, device: str = "cpu") -> Checkpoint:
     """Load the world model at `given` (see `checkpoint_path`) in fp32 and evaluation mode."""
     path = checkpoint_path(given)
     tensors, header = load_tensors(path, FORMAT)
-    try:
-        config = ModelConfig.from_dict(header["model"])
-    except (KeyError, TypeError, ConfigError) as error:
-        raise WeightsError(f"{path}: model configuration damaged or unknown: {error}") from error
-    model = WorldModel(config)
+    model = WorldModel(read_config(header))
     load_weights(model, {k: t.float() for k, t in tensors.items()}, str(path))
-    name = "embedded nano" if given is None else str(path)
-    return Checkpoint(model.eval().requires_grad_(False).to(choose_device(device)), read_training(header), name)
+    model = model.eval().requires_grad_(False).to(choose_device(device))
+    return Checkpoint(model, read_training(header), checkpoint_name(given))

@@ -9,10 +9,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from gwm.core.config import ModelConfig, preset
+from gwm.core.config import ModelConfig
 from gwm.core.dit import Layer, VideoDiT
 from gwm.core.world_model import WorldModel
-from gwm.pipelines.checkpoint import checkpoint_path, load_checkpoint
+from gwm.pipelines.checkpoint import (
+    FORMAT,
+    checkpoint_name,
+    checkpoint_path,
+    load_header,
+    read_config,
+    read_training,
+)
+from gwm.pipelines.cost import PAPER_STAGE_1, STATE_BYTES, sampling_cost, stage_cost, total_days
+from gwm.pipelines.recipe import make_recipe
+
+SAMPLING_STEPS, CONDITION_FRAMES = 30, 3  # the paper's
 
 
 def count(module: nn.Module | None) -> int:
@@ -30,6 +41,7 @@ def parameters_by_part(model: WorldModel) -> dict[str, int]:
         "text encoder": count(model.text),
         "spatial blocks": sum(count(layer.spatial) for layer in layers),
         "temporal blocks": sum(count(layer.temporal) for layer in layers) - in_blocks,
+        "view blocks": sum(count(layer.view) for layer in layers),
         "reconstruction": count(dit.reconstruction),
         "actions": count(dit.action_in) + in_blocks,
     }
@@ -45,19 +57,37 @@ def describe_config(config: ModelConfig) -> dict[str, Any]:
     return {"parameters": parameters_by_part(model), "config": asdict(config)}
 
 
-def describe_preset(name: str) -> dict[str, Any]:
-    """The same for a preset."""
-    return {"preset": name, **describe_config(preset(name))}
+def describe_recipe(variant: str, preset_name: str, gpu: str, utilisation: float) -> dict[str, Any]:
+    """Size and cost of a recipe: parameters, FLOPs, activation memory, and GPU-days of every stage."""
+    recipe = make_recipe(variant, preset_name, 1.0, 0)
+    last = recipe.stages[-1]
+    model, costs = last.model(recipe.model), [stage_cost(recipe, stage, gpu, utilisation) for stage in recipe.stages]
+    new_frame = sampling_cost(model, max(last.frames), recipe.size, SAMPLING_STEPS, recipe.guidance, CONDITION_FRAMES)
+    described = describe_config(model)
+    trained = described["parameters"]["total"] - described["parameters"]["autoencoder"]
+    out = {
+        "variant": variant,
+        "preset": preset_name,
+        **described,
+        "flops_per_sampled_frame": new_frame,
+        "state_bytes": trained * STATE_BYTES,
+        "gpu": gpu,
+        "utilisation": utilisation,
+        "stages": {cost.stage: asdict(cost) for cost in costs},
+    }
+    if preset_name == "sd3-medium":
+        out["stage_1_gpu_days"] = total_days(costs, "1")
+        out["stage_1_gpu_days_of_the_paper"] = PAPER_STAGE_1["gpus"] * PAPER_STAGE_1["days"]
+    return out
 
 
 def describe_checkpoint(given: Path | None) -> dict[str, Any]:
-    """The same for a checkpoint, with its training record."""
-    checkpoint = load_checkpoint(given)
+    """The same for a checkpoint, with its training record; only the file's header is read."""
     path = checkpoint_path(given)
-    training = asdict(checkpoint.training)
+    header = load_header(path, FORMAT)
     return {
-        "checkpoint": checkpoint.name,
+        "checkpoint": checkpoint_name(given),
         "bytes": path.stat().st_size,
-        "training": training,
-        **describe_config(checkpoint.model.config),
+        "training": asdict(read_training(header)),
+        **describe_config(read_config(header)),
     }

@@ -21,11 +21,18 @@ class Stage:
     temporal: bool = True
     reconstruction: bool = True
     actions: bool = False
+    views: int = 1  # K
     cooldown: float = 0.0  # share of the steps, at the end, over which the learning rate falls linearly to zero
 
     def model(self, config: ModelConfig) -> ModelConfig:
         """The configuration in this stage: later parts do not exist yet."""
-        return replace(config, temporal=self.temporal, reconstruction=self.reconstruction, actions=self.actions)
+        return replace(
+            config,
+            temporal=self.temporal,
+            reconstruction=self.reconstruction,
+            actions=self.actions,
+            views=self.views,
+        )
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ NANO_LONG = Recipe(
         Stage("1c", steps=1500, frames=(16, 20, 24), batch=8),
         Stage("2", steps=4000, frames=(25,), batch=8, actions=True, cooldown=0.3),
     ),
-    learning_rate=1e-3,
+    learning_rate=2e-3,
     warmup=100,
     weight_decay=0.01,
     gradient_clip=1.0,
@@ -77,7 +84,29 @@ NANO_LONG = Recipe(
     action_modes=("motion", "trajectory", "motion", "command", "motion", "goal"),
 )
 
-RECIPES = {("long", "nano"): NANO_LONG}
+# The paper's (7.2). Not in the paper: the batches of stages 2 and 3, and all that the note above names.
+SD3_LONG = replace(
+    NANO_LONG,
+    preset="sd3-medium",
+    model=preset("sd3-medium"),
+    size=(512, 288),
+    stages=(
+        Stage("1a", steps=18_000, frames=(1,), batch=768, temporal=False, reconstruction=False),
+        Stage("1b", steps=24_000, frames=(16, 20, 24), batch=64, reconstruction=False),
+        Stage("1c", steps=20_000, frames=(16, 20, 24), batch=64),
+        Stage("2", steps=20_000, frames=(25,), batch=64, actions=True),
+    ),
+    learning_rate=5e-5,
+    warmup=1000,
+    guidance=4.0,
+)
+SD3_MVIEW = replace(
+    SD3_LONG,
+    variant="mview",
+    stages=(*SD3_LONG.stages, Stage("3", steps=6_000, frames=(8,), batch=32, actions=True, views=6)),
+)
+
+RECIPES = {(recipe.variant, recipe.preset): recipe for recipe in (NANO_LONG, SD3_LONG, SD3_MVIEW)}
 
 
 def make_recipe(variant: str, preset_name: str, steps_scale: float, seed: int) -> Recipe:

@@ -79,7 +79,7 @@ class RolloutResult:
 
 
 def _velocity(model: WorldModel, text: str, actions: Tensor | None) -> Velocity:
-    tokens, pooled = model.text.encode([text])
+    tokens, pooled = model.encode_text([text])
     return lambda z, tau: model.dit(z, tau, tokens, pooled, actions)
 
 

@@ -114,7 +114,7 @@ def run_stage(run: Run, learner: Learner, index: int, step: int, data: Data, las
 
             # one training step
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                text, pooled = model.text.encode(texts)
+                text, pooled = model.encode_text(texts)
                 kept_actions = None if kept_actions is None else kept_actions.to(device)
                 loss = training_loss(model.dit, z_0.to(device), text, pooled, kept_actions, draw)
             optimizer.zero_grad(set_to_none=True)
@@ -157,6 +157,8 @@ def train(
     continues a stopped run (on a CPU with as many threads, bit for bit); finished stages are skipped.
     `stop_after` ends after so many steps in all.
     """
+    if recipe.model.encoders != "nano":
+        raise ConfigError(f"this version trains --preset nano alone; {recipe.preset} is for `gwm info`")
     began = time.monotonic()
     place, dataset = choose_device(device), open_dataset(data)
     schedules = [
@@ -166,14 +168,14 @@ def train(
     encoder = Autoencoder(recipe.model.channels, recipe.model.autoencoder_width).requires_grad_(False).to(place)
     if autoencoder is None:
         embedded = load_checkpoint(None, device)
-        load_weights(encoder, embedded.model.autoencoder.state_dict(), embedded.name)
+        load_weights(encoder, embedded.model.codec.state_dict(), embedded.name)
     else:
         load_autoencoder(autoencoder, encoder)
     run = Run(out, recipe, dataset, weights_hash(encoder))
     state = newest_state(out)
     index, step = (0, 0) if state is None else (int(state[1]["stage"]), int(state[1]["step"]))
     learner = make_learner(recipe, index, place, None)
-    learner.model.autoencoder.load_state_dict(encoder.state_dict())
+    learner.model.codec.load_state_dict(encoder.state_dict())
     if state is not None:
         restore_state(state[0], learner.model, learner.optimizer, learner.ema, str(out))
     latents = encode_dataset(dataset, encoder, recipe.size, out)

@@ -20,8 +20,8 @@ from gwm.shards.writer import DatasetWriter
 torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 
 TINY = ModelConfig(
-    width=32, heads=2, depth=3, decoder_depth=1, channels=4, text_tokens=4, text_width=16, text_vocabulary=32,
-    autoencoder_width=16, unmasked_share=0.0,
+    width=32, heads=2, depth=3, decoder_depth=1, channels=4, text_tokens=4, text_width=16, pooled_width=16,
+    text_vocabulary=32, autoencoder_width=16, unmasked_share=0.0,
 )  # fmt: skip
 SIZE = (64, 32)  # pixels: a latent of 8x4, tokens of 4x2
 

@@ -68,9 +68,9 @@ def test_only_modes_keeps_one_kind_for_each_sample():
 
 
 def test_positions_are_distinct_and_centred():
-    places = grid_positions(4, 8, 32, 64, torch.device("cpu"))
+    places = grid_positions(4, 8, 32, 64, 64, torch.device("cpu"))
     assert len({tuple(p.tolist()) for p in places}) == 32
-    wide = grid_positions(4, 12, 32, 64, torch.device("cpu"))
+    wide = grid_positions(4, 12, 32, 64, 64, torch.device("cpu"))
     assert torch.equal(places[0], wide[2])  # the left edge of 8 columns is column 2 of 12
     assert len({tuple(p.tolist()) for p in frame_positions(64, 16, torch.device("cpu"))}) == 64
 

@@ -29,15 +29,23 @@ def actions(seed=0):
 
 
 def test_mask_token_is_f_m_of_the_noise_at_tau_0_and_p_at_tau_1():
-    token = MaskToken(6, 8)
-    eps = torch.randn(B, T, K, 3, 6)
-    assert torch.equal(token(eps, torch.zeros(B, T)), token.f_m(eps))
-    assert torch.equal(token(eps, torch.ones(B, T)), token.p.expand(B, T, K, 3, 8))
+    token = MaskToken(6, 8, "eq3")
+    eps, z = torch.randn(B, T, K, 3, 6), torch.randn(B, T, K, 3, 6)
+    assert torch.equal(token(eps, z, torch.zeros(B, T)), token.f_m(eps))
+    assert torch.equal(token(eps, z, torch.ones(B, T)), token.p.expand(B, T, K, 3, 8))
+
+
+def test_other_mask_tokens():
+    eps, z, tau = torch.randn(B, T, K, 3, 6), torch.randn(B, T, K, 3, 6), torch.rand(B, T)
+    p, noise, latent = (MaskToken(6, 8, kind) for kind in ("p", "noise", "latent"))
+    assert torch.equal(p(eps, z, tau), p.p.expand(B, T, K, 3, 8))
+    assert torch.equal(noise(eps, z, tau), noise.f_m(eps))
+    assert torch.equal(latent(eps, z, tau), latent.f_m(z))
 
 
 def test_modulation_reaches_only_its_own_frame():
     """Expanded as "(hw t)" over tokens laid out "(t hw)" it would reach others: seen in a public implementation."""
-    model = VideoDiT(replace(TINY, temporal=False))  # nothing else joins the frames
+    model = VideoDiT(replace(TINY, temporal=False, views=2, view_attention="place"))  # nothing else joins the frames
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     z, tau, text, pooled = inputs(k=2)
@@ -85,12 +93,18 @@ def test_new_temporal_blocks_are_the_identity():
 
 
 def test_a_grown_model_predicts_what_it_did_before():
-    """Stages 1b, 1c and 2 bring parts that must not change the output when they enter."""
+    """Stages 1b, 1c, 2 and 3 bring parts that must not change the output when they enter."""
     small = VideoDiT(replace(TINY, temporal=False, reconstruction=False, actions=False))
     for parameter in small.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    grown = VideoDiT(TINY)
+    grown = VideoDiT(replace(TINY, views=2))
     grown.load_state_dict(small.state_dict(), strict=False)
+    z, tau, text, pooled = inputs(k=2)
+    frames = [
+        small(z[:, t : t + 1, k : k + 1], tau[:, t : t + 1], text, pooled) for t in range(T) for k in range(2)
+    ]  # one by one
+    out, alone = grown(z, tau, text, pooled, actions()), torch.cat(frames, 1)
+    assert torch.allclose(out.flatten(1, 2), alone.flatten(1, 2), rtol=1e-4, atol=1e-4)
     assert torch.equal(grown(*inputs(), actions()), small(*inputs()))
 
 
@@ -121,10 +135,17 @@ def test_text_matters_and_samples_do_not_mix(tiny_model):
     assert not torch.allclose(after[1], before[1])
 
 
-@pytest.mark.parametrize(("t", "k", "h", "w"), [(1, 1, 4, 8), (7, 2, 4, 6), (3, 1, 6, 2)])
-def test_frames_views_and_grid_are_free(tiny_model, t, k, h, w):
+@pytest.mark.parametrize(("t", "k", "h", "w"), [(1, 1, 4, 8), (64, 2, 4, 6), (3, 6, 6, 2)])
+def test_frames_views_and_grid_are_free(t, k, h, w):
     z = torch.randn(B, t, k, TINY.channels, h, w)
-    assert tiny_model.dit(z, torch.rand(B, t), *inputs()[2:]).shape == z.shape
+    assert VideoDiT(replace(TINY, views=6))(z, torch.rand(B, t), *inputs()[2:]).shape == z.shape
+
+
+def test_more_views_than_trained_and_more_tokens_than_positions_are_refused(tiny_model):
+    with pytest.raises(ConfigError, match="2 views given to a model of 1"):
+        tiny_model.dit(*inputs(k=2))
+    with pytest.raises(ConfigError, match="2x65 tokens exceed the 64x64 grid"):
+        tiny_model.dit(torch.randn(B, T, 1, TINY.channels, 130, 4), torch.rand(B, T), *inputs()[2:])
 
 
 def test_the_encoder_never_sees_hidden_tokens(tiny_model):

@@ -1,8 +1,9 @@
 """Rectified flow."""
 
+import pytest
 import torch
 
-from gwm.core.flow import data_from, flow_loss, interpolate, noise_from, sample_tau, shift_tau, velocity
+from gwm.core.flow import data_from, flow_loss, interpolate, noise_from, sample_tau, shift_tau, unshift_tau, velocity
 
 
 def random_latents(seed=0, shape=(2, 5, 1, 4, 4, 6)):
@@ -39,10 +40,24 @@ def test_shift_keeps_the_ends_and_moves_the_middle_to_noise():
 
 
 def test_training_tau_is_logit_normal():
-    tau = sample_tau(20_000, 1.0, torch.Generator().manual_seed(0))
+    tau, inside = sample_tau(20_000, 1.0, torch.Generator().manual_seed(0))
+    assert inside
     logits = torch.logit(tau)
     assert abs(logits.mean()) < 0.03
     assert abs(logits.std() - 1) < 0.03
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_tau_of_a_batch_lies_inside_or_outside_a_range_and_keeps_its_distribution(shift):
+    g = torch.Generator().manual_seed(0)
+    draws = [sample_tau(50, shift, g, (0.2, 0.5)) for _ in range(1000)]
+    assert all(
+        ((tau >= 0.2) & (tau <= 0.5)).all() if inside else ((tau < 0.2) | (tau > 0.5)).all() for tau, inside in draws
+    )
+    assert {inside for _, inside in draws} == {True, False}
+    logits = torch.logit(unshift_tau(torch.cat([tau for tau, _ in draws]), shift))
+    assert abs(logits.mean()) < 0.1
+    assert abs(logits.std() - 1) < 0.1
 
 
 def test_condition_frames_have_no_loss():
@@ -51,4 +66,4 @@ def test_condition_frames_have_no_loss():
     m_c = torch.tensor([0.0, 0, 1, 1, 1]).expand(2, -1)
     assert flow_loss(wrong, v, m_c) == 0
     wrong[0, 3] += 1.0
-    assert torch.isclose(flow_loss(wrong, v, m_c), torch.tensor(1 / 6))
+    assert abs(float(flow_loss(wrong, v, m_c)) - 1 / 6) < 1e-6

@@ -33,7 +33,8 @@ def test_mask_is_1_on_hidden_tokens_and_covers_the_ratio():
 
 def test_kept_tokens_of_a_row_stay_in_that_row_after_the_row_mask():
     """Ordered by random score instead of by id, packed tokens land in other rows: seen in a public implementation."""
-    for mask in (both_masks()[1], *both_masks(k=3)):
+    by_row = spatial_mask(B, T, 3, H, W, 0.25, torch.Generator().manual_seed(0), by_row=True)
+    for mask in (both_masks()[1], both_masks(k=3)[1], by_row):
         kept_rows = mask.ids_keep // W  # b t k (h m)
         expected = torch.arange(H).repeat_interleave(mask.ids_keep.shape[-1] // H)
         assert (kept_rows == expected).all()

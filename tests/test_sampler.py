@@ -39,7 +39,7 @@ def test_condition_latents_leave_the_sampler_unchanged_and_see_tau_0():
 def test_a_batch_of_4_equals_four_batches_of_1(tiny_model):
     c = tiny_model.config.channels
     eps, condition = torch.randn(4, 5, 1, c, 4, 8), torch.randn(4, 2, 1, c, 4, 8)
-    tokens, pooled = tiny_model.text.encode(["a road", "", "night town", "b"])
+    tokens, pooled = tiny_model.encode_text(["a road", "", "night town", "b"])
 
     def run(rows):
         field = guided(

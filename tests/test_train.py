@@ -78,7 +78,7 @@ def test_a_new_stage_does_not_make_the_loss_jump():
     learner = make_learner(recipe, 0, CPU, None)
     torch.nn.init.normal_(learner.model.dit.patch_out.weight)
     z_0 = torch.randn(2, 6, 1, TINY.channels, 4, 8)
-    tokens, pooled = (x.detach() for x in learner.model.text.encode(["day", "night"]))
+    tokens, pooled = (x.detach() for x in learner.model.encode_text(["day", "night"]))
     generator = seeded_generator(0)
     draw = draw_step(z_0.shape, learner.model.config, (0.5, 0.5), generator)
     losses = []

@@ -1,0 +1,155 @@
+"""`gwm weights`: SD3 folders as diffusers writes them, and what is wrong with them in one message."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from gwm.core import WeightsError
+from gwm.core.sd3_autoencoder import CONFIG, SCALE, SHIFT, SD3Autoencoder
+from gwm.pipelines.checkpoint import load_checkpoint
+from gwm.pipelines.weights import export_sd3, import_sd3, summarize
+
+diffusers = pytest.importorskip("diffusers")
+SHAPE = {
+    "sample_size": 16, "patch_size": 2, "in_channels": 4, "out_channels": 4, "num_layers": 3, "attention_head_dim": 16,
+    "num_attention_heads": 2, "joint_attention_dim": 12, "caption_projection_dim": 32, "pooled_projection_dim": 20,
+    "pos_embed_max_size": 12,
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A transformer in several files, as diffusers shards a large one."""
+    torch.manual_seed(0)
+    model = diffusers.SD3Transformer2DModel(**SHAPE)
+    model.save_pretrained(tmp_path / "sd3" / "transformer", max_shard_size="100KB")
+    assert len(list((tmp_path / "sd3" / "transformer").glob("*.safetensors"))) > 2
+    return tmp_path / "sd3"
+
+
+def test_import_and_export_give_diffusers_its_own_model_back(folder, tmp_path):
+    result = import_sd3(folder, tmp_path / "ours")
+    original = diffusers.SD3Transformer2DModel.from_pretrained(folder / "transformer")
+    positions = original.pos_embed.pos_embed.numel()
+    assert result.parameters == sum(x.numel() for x in original.state_dict().values()) - positions
+    export_sd3(tmp_path / "ours", tmp_path / "back")
+    back = diffusers.SD3Transformer2DModel.from_pretrained(tmp_path / "back")
+    for (name, a), b in zip(original.state_dict().items(), back.state_dict().values(), strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-6 if name == "pos_embed.pos_embed" else 0), name
+    z, text, pooled = torch.randn(1, 4, 8, 12), torch.randn(1, 5, 12), torch.randn(1, 20)
+    ours = load_checkpoint(tmp_path / "ours").model.dit(z[:, None, None], torch.tensor([[0.7]]), text, pooled)
+    with torch.no_grad():
+        assert (ours[:, 0, 0] - back(z, text, pooled, torch.tensor([700.0])).sample).abs().max() < 2e-5
+
+
+def test_what_the_paper_adds_is_listed_by_name(folder, tmp_path):
+    new = import_sd3(folder, tmp_path / "ours").new
+    assert "layers.0.temporal.action_kv.weight" in new
+    assert "reconstruction.mask_token.p" in new
+    assert not any("spatial.qkv" in name and name.startswith("layers") for name in new)
+    assert "layers.*.temporal.qkv.weight (3)" in summarize(new)
+
+
+def test_half_precision_stays_half(folder, tmp_path):
+    model = diffusers.SD3Transformer2DModel.from_pretrained(folder / "transformer").half()
+    model.save_pretrained(tmp_path / "half", variant="fp16")
+    import_sd3(tmp_path / "half", tmp_path / "ours")
+    stored = load_file(tmp_path / "ours" / "model.safetensors")
+    assert stored["dit.patch_in.weight"].dtype == torch.float16
+    assert load_checkpoint(tmp_path / "ours").model.autoencoder is None
+
+
+def test_the_autoencoder_beside_it_is_read_and_is_diffusers(folder, tmp_path, monkeypatch):
+    small = {**CONFIG, "block_out_channels": [32, 32, 32, 32], "layers_per_block": 1}
+    monkeypatch.setattr("gwm.core.sd3_autoencoder.CONFIG", small)
+    monkeypatch.setattr("gwm.pipelines.weights.AUTOENCODER_CONFIG", small)
+    torch.manual_seed(1)
+    vae = diffusers.AutoencoderKL(**small, scaling_factor=SCALE, shift_factor=SHIFT)
+    vae.save_pretrained(folder / "vae")
+    assert import_sd3(folder, tmp_path / "ours").autoencoder
+    model = load_checkpoint(tmp_path / "ours").model
+    assert isinstance(model.autoencoder, SD3Autoencoder)
+    images = torch.rand(1, 3, 16, 24) * 2 - 1
+    with torch.no_grad():
+        latents = (vae.encode(images).latent_dist.mean - vae.config.shift_factor) * vae.config.scaling_factor
+        assert torch.equal(model.autoencoder.encode(images), latents)
+        assert torch.equal(model.autoencoder.decode(latents), vae.decode(latents / SCALE + SHIFT).sample)
+    config = json.loads((folder / "vae" / "config.json").read_text())
+    (folder / "vae" / "config.json").write_text(json.dumps({**config, "scaling_factor": 0.18}))
+    with pytest.raises(WeightsError, match=r"not SD3's autoencoder: scaling_factor = 0.18"):
+        import_sd3(folder, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def broken(folder, change):
+    """The transformer folder in one file, with its tensors changed."""
+    transformer = folder / "transformer"
+    tensors = {}
+    for file in transformer.glob("*.safetensors"):
+        tensors |= load_file(file)
+        file.unlink()
+    (transformer / "diffusion_pytorch_model.safetensors.index.json").unlink()
+    change(tensors)
+    save_file(tensors, transformer / "diffusion_pytorch_model.safetensors", {"format": "pt"})
+
+
+def test_all_missing_surplus_and_misshapen_tensors_are_named(folder, tmp_path):
+    def lose_two(tensors):
+        del tensors["proj_out.bias"], tensors["context_embedder.weight"]
+        tensors["surprise"] = torch.zeros(2)
+
+    broken(folder, lose_two)
+    with pytest.raises(WeightsError, match=r"missing proj_out.bias; surplus surprise"):
+        import_sd3(folder, tmp_path / "ours")
+
+
+def test_misshapen_tensors_are_named(folder, tmp_path):
+    def widen(tensors):
+        tensors["proj_out.bias"] = torch.zeros(17)
+        tensors["transformer_blocks.0.attn.to_k.weight"] = torch.zeros(32, 33)
+
+    broken(folder, widen)
+    with pytest.raises(WeightsError, match=r"(?s)proj_out.bias is \(17,\), not \(16,\).*to_k.weight is \(32, 33\)"):
+        import_sd3(folder, tmp_path / "ours")
+
+
+def test_a_lost_file_a_truncated_file_and_a_pickle_are_refused(folder, tmp_path):
+    transformer = folder / "transformer"
+    last = sorted(transformer.glob("*.safetensors"))[-1]
+    whole = last.read_bytes()
+    last.write_bytes(whole[:-100])
+    with pytest.raises(WeightsError, match="not a readable safetensors file"):
+        import_sd3(folder, tmp_path / "ours")
+    last.unlink()
+    with pytest.raises(WeightsError, match=last.name):
+        import_sd3(folder, tmp_path / "ours")
+    for file in transformer.glob("*model*"):
+        file.unlink()
+    (transformer / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x04.")
+    with pytest.raises(WeightsError, match=r"only pickles \(diffusion_pytorch_model.bin\)"):
+        import_sd3(folder, tmp_path / "ours")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"qk_norm": "rms_norm"}, "SD 3.5"),
+        ({"dual_attention_layers": [0]}, "SD 3.5"),
+        ({"num_layers": 4}, "missing transformer_blocks.2.attn.to_add_out.weight"),
+        ({"caption_projection_dim": 16}, "no SD3"),
+    ],
+)
+def test_another_configuration_is_refused(folder, tmp_path, change, message):
+    file = folder / "transformer" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(WeightsError, match=message):
+        import_sd3(folder, tmp_path / "ours")
+
+
+def test_no_folder_and_an_empty_one(tmp_path):
+    with pytest.raises(WeightsError, match="no folder at"):
+        import_sd3(tmp_path / "absent", tmp_path / "ours")
+    with pytest.raises(WeightsError, match=r"no diffusers model folder: no config\.json"):
+        import_sd3(tmp_path, tmp_path / "ours")
