@@ -71,11 +71,14 @@ class Reconstruction(nn.Module):
 
     def __init__(self, config: ModelConfig, patch_width: int) -> None:
         super().__init__()
-        d, heads, count = config.width, config.heads, config.branch_layers
+        d, heads = config.width, config.heads
         self.shared = config.branches == "shared"
+        spatial, temporal = (
+            config.branch_layers if self.shared or kind in config.mask_kinds else 0 for kind in ("spatial", "time")
+        )
         self.mask_token = MaskToken(patch_width, d, config.mask_token)
-        self.spatial = nn.ModuleList(SpatialBlock(d, heads, updates_text=False) for _ in range(count))
-        self.temporal = nn.ModuleList(TemporalBlock(d, heads, actions=False) for _ in range(count))
+        self.spatial = nn.ModuleList(SpatialBlock(d, heads, updates_text=False) for _ in range(spatial))
+        self.temporal = nn.ModuleList(TemporalBlock(d, heads, actions=False) for _ in range(temporal))
 
     def forward(self, x: Tensor, stream: Tensor, c: Tensor, text: Tensor, kind: Literal["spatial", "time"]) -> Tensor:
         """Give restored tokens x (b t k n d) context: F_s for the spatial mask, F_t for the time mask, or both."""

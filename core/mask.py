@@ -1,5 +1,7 @@
 """Token masks of mask reconstruction (paper 3.2, 3.3). mask 1 = hidden; ids are sorted, names are MAE's.
 
+Text tokens are never masked: they are few, and every frame's attention reads them (not in the paper).
+
 Axes: b batch, t frames, k views, n = h w tokens of a frame in row order, m kept tokens, d width.
 """
 
