@@ -92,10 +92,11 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train in the paper's stages 1a, 1b, 1c, 2. The same command again resumes; finished stages are skipped."""
-    from gwm.pipelines.recipe import make_recipe
+    from gwm.pipelines.recipe import check_trainable, make_recipe
     from gwm.pipelines.train import train as run_training
 
     recipe = make_recipe(variant, preset, steps_scale, seed)
+    check_trainable(recipe)
     out = out or Path("runs") / f"{variant}-{preset}"
     result = run_training(find_shards(shards), out, recipe, encoder, device)
     show("training", asdict(result), as_json)
@@ -173,21 +174,26 @@ def score(
 def info(
     checkpoint: Annotated[Path | None, typer.Argument(help="A checkpoint or run; the embedded one if absent.")] = None,
     variant: Annotated[str | None, typer.Option("--variant", help="long or mview: describe a recipe instead.")] = None,
-    preset: Annotated[str, typer.Option("--preset", help="nano or sd3-medium, with --variant.")] = "nano",
-    gpu: Annotated[str, typer.Option("--gpu", help="GPU of the estimate, with --variant.")] = "A800",
+    preset: Annotated[str | None, typer.Option("--preset", help="nano or sd3-medium: the same.")] = None,
+    gpu: Annotated[str | None, typer.Option("--gpu", help="GPU of a recipe's estimate; A800 if absent.")] = None,
     utilisation: Annotated[
-        float, typer.Option("--utilisation", help="Share of its bf16 peak that training reaches.")
-    ] = 0.4,
+        float | None, typer.Option("--utilisation", help="Share of its bf16 peak that training reaches; 0.4 if absent.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Parameters by part and what a checkpoint was trained on; or what a recipe costs."""
+    """Parameters by part, FLOPs, memory, and what a checkpoint was trained on; or what a recipe costs."""
     from gwm.pipelines.info import describe_checkpoint, describe_recipe
 
-    if variant and checkpoint:
-        raise GwmError("give a checkpoint or --variant, not both")
-    if not variant and (preset, gpu, utilisation) != ("nano", "A800", 0.4):
-        raise GwmError("--preset, --gpu and --utilisation describe a recipe: add --variant long or --variant mview")
-    values = describe_recipe(variant, preset, gpu, utilisation) if variant else describe_checkpoint(checkpoint)
+    if variant or preset:
+        if checkpoint:
+            raise GwmError("give a checkpoint, or --variant and --preset, not both")
+        values = describe_recipe(
+            variant or "long", preset or "nano", gpu or "A800", 0.4 if utilisation is None else utilisation
+        )
+    elif gpu is not None or utilisation is not None:
+        raise GwmError("--gpu and --utilisation estimate a recipe: add --variant long or --variant mview")
+    else:
+        values = describe_checkpoint(checkpoint)
     show("model", values, as_json)
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from gwm.core import ConfigError
 
+SD3_CHANNELS = 16
 AUTOENCODER_FACTOR = 8  # f8: one latent place covers 8x8 pixels
 
 
@@ -53,21 +54,19 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes that cannot be, with the value."""
+        for name, kind in get_type_hints(type(self)).items():
+            _check_type(name, getattr(self, name), kind)
         if self.width % self.heads or self.width % 4:
             raise ConfigError(f"width {self.width} does not divide into {self.heads} heads, or not by 4")
-        if not 0 < self.decoder_depth < self.depth:
+        if not self.decoder_depth < self.depth:
             raise ConfigError(f"decoder_depth {self.decoder_depth} must lie between 1 and depth - 1 = {self.depth - 1}")
         for name in ("mask_ratio", "unmasked_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} {getattr(self, name)} must lie in [0, 1)")
         if not 0 <= self.mask_tau[0] < self.mask_tau[1] <= 1:
             raise ConfigError(f"mask_tau {self.mask_tau} must be a range within [0, 1]")
-        if self.branch_layers < 1 or self.views < 1:
-            raise ConfigError(f"branch_layers {self.branch_layers} and views {self.views} must be at least 1")
-        for name, kind in get_type_hints(type(self)).items():
-            value, choices = getattr(self, name), _choices(kind)
-            if wrong := [x for x in (value if isinstance(value, tuple) else (value,)) if choices and x not in choices]:
-                raise ConfigError(f"{name} knows {', '.join(choices)}, not {wrong[0]!r}")
+        if self.encoders == "sd3" and self.channels != SD3_CHANNELS:
+            raise ConfigError(f"SD3's autoencoder has {SD3_CHANNELS} channels, not {self.channels}")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
@@ -79,11 +78,25 @@ class ModelConfig:
         return cls(**known)
 
 
-def _choices(kind: Any) -> tuple[str, ...]:
-    """The values of a `Literal`, or of a tuple of them; none for other types."""
-    while get_origin(kind) is tuple:
-        kind = get_args(kind)[0]
-    return get_args(kind) if get_origin(kind) is Literal else ()
+def _check_type(name: str, value: Any, kind: Any) -> None:
+    """Refuse a value of another type, a choice that there is not, and whole numbers below 1."""
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        if not isinstance(value, tuple) or (kinds[-1] is not Ellipsis and len(value) != len(kinds)):
+            count = "values" if kinds[-1] is Ellipsis else len(kinds)
+            raise ConfigError(f"{name} must be a tuple of {count}, not {value!r}")
+        kinds = kinds[:1] * len(value) if kinds[-1] is Ellipsis else kinds
+        for x, part in zip(value, kinds, strict=True):
+            _check_type(name, x, part)
+    elif get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise ConfigError(f"{name} knows {', '.join(get_args(kind))}, not {value!r}")
+    elif kind is int and (type(value) is not int or value < 1):
+        raise ConfigError(f"{name} must be a whole number of at least 1, not {value!r}")
+    elif kind is float and type(value) not in (int, float):
+        raise ConfigError(f"{name} must be a number, not {value!r}")
+    elif kind is bool and type(value) is not bool:
+        raise ConfigError(f"{name} must be true or false, not {value!r}")
 
 
 PRESETS = {

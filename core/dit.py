@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gwm.core import ConfigError
-from gwm.core.actions import ActionEncoder
+from gwm.core.actions import SCALARS, ActionEncoder
 from gwm.core.blocks import Modulation, SpatialBlock, TemporalBlock, ViewBlock, layer_norm, modulate
 from gwm.core.config import ModelConfig
 from gwm.core.embed import TauEmbedding, VectorEmbedding, grid_positions
@@ -128,10 +128,9 @@ class VideoDiT(nn.Module):
         actions (b waypoints 7) with NaN where absent; mask and the noise eps (like z) in masked training only.
         Returns v (b t k c h w).
         """
+        self._check(z, tau, text, pooled, actions)
         tokens, (h, w) = self.patches(z)
         config = self.config
-        if z.shape[2] > config.views:
-            raise ConfigError(f"{z.shape[2]} views given to a model of {config.views}")
         positions = grid_positions(h, w, config.width, config.position_grid, config.position_base, z.device).to(z.dtype)
         x = self.patch_in(tokens) + positions  # b t k n d
         c = self.tau_in(tau) + rearrange(self.pooled_in(pooled), "b d -> b 1 d")  # b t d
@@ -153,6 +152,24 @@ class VideoDiT(nn.Module):
         shift, scale = self.modulation_out(c)
         return self.unpatch(self.patch_out(modulate(self.norm_out(x), shift, scale)), h, w)
 
+    def _check(self, z: Tensor, tau: Tensor, text: Tensor, pooled: Tensor, actions: Tensor | None) -> None:
+        """Refuse shapes that do not fit each other or the configuration."""
+        config = self.config
+        if z.ndim != 6 or 0 in z.shape or z.shape[3] != config.channels:
+            raise ConfigError(f"latents of shape {tuple(z.shape)}; wanted (b t k {config.channels} h w)")
+        if z.shape[2] > config.views:
+            raise ConfigError(f"{z.shape[2]} views given to a model of {config.views}")
+        b, t = z.shape[:2]
+        wanted = {
+            "tau": (tau, (b, t)), "text": (text, (b, text.shape[1] if text.ndim == 3 else 1, config.text_width)),
+            "pooled": (pooled, (b, config.pooled_width)),
+        }  # fmt: skip
+        if actions is not None:
+            wanted["actions"] = (actions, (b, actions.shape[1] if actions.ndim == 3 else 1, len(SCALARS)))
+        for name, (x, shape) in wanted.items():
+            if x.shape != shape:
+                raise ConfigError(f"{name} of shape {tuple(x.shape)}; wanted {shape}")
+
     def patches(self, z: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Latents (b t k c h w) -> tokens (b t k n e) and the token grid; ConfigError where the patch does not fit."""
         p, (h, w) = self.config.patch, z.shape[-2:]
@@ -173,7 +190,7 @@ class VideoDiT(nn.Module):
 
     def _run(self, layer: nn.Module, *inputs: Tensor | TokenMask | int | None) -> tuple[Tensor, Tensor]:
         if self.config.checkpointing and torch.is_grad_enabled():
-            out: tuple[Tensor, Tensor] = checkpoint(layer, *inputs, use_reentrant=False)
+            out: tuple[Tensor, Tensor] = checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
         else:
             out = layer(*inputs)
         return out

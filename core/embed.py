@@ -35,17 +35,14 @@ def grid_positions(h: int, w: int, width: int, grid: int, base: int, device: tor
     """
     if max(h, w) > grid:
         raise ConfigError(f"{w}x{h} tokens exceed the {grid}x{grid} grid of positions")
-    rows = (torch.arange(h, device=device) + (grid - h) // 2) * (base / grid)
-    columns = (torch.arange(w, device=device) + (grid - w) // 2) * (base / grid)
-    frequencies = falling_frequencies(width // 4, device)
-    row = repeat(_sine_first(rows, frequencies), "h f -> h w f", w=w)
-    column = repeat(_sine_first(columns, frequencies), "w f -> h w f", h=h)
+    frequencies = 1 / 10_000 ** (torch.arange(width // 4, device=device, dtype=torch.float64) / (width // 4))
+    row, column = (
+        ((torch.arange(n, device=device) + (grid - n) // 2) / (grid / base)).double()[:, None] * frequencies
+        for n in (h, w)
+    )  # angles, rounded as diffusers does
+    row, column = (torch.cat([angle.sin(), angle.cos()], dim=-1).float() for angle in (row, column))
+    row, column = repeat(row, "h f -> h w f", w=w), repeat(column, "w f -> h w f", h=h)
     return rearrange(torch.cat([column, row], dim=-1), "h w d -> (h w) d")
-
-
-def _sine_first(x: Tensor, frequencies: Tensor) -> Tensor:
-    cosine, sine = sinusoid(x, frequencies).chunk(2, dim=-1)
-    return torch.cat([sine, cosine], dim=-1)
 
 
 class VectorEmbedding(nn.Module):

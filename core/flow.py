@@ -46,6 +46,12 @@ def unshift_tau(tau: Tensor, shift: float) -> Tensor:
     return tau / (shift - (shift - 1) * tau)
 
 
+def tau_quantiles(shift: float, within: tuple[float, float]) -> tuple[float, float]:
+    """The shares of training τ below the two ends of a range."""
+    low, high = torch.special.ndtr(torch.logit(unshift_tau(torch.tensor(within), shift))).tolist()
+    return low, high
+
+
 def sample_tau(
     batch: int, shift: float, generator: torch.Generator, within: tuple[float, float] = (0.0, 1.0)
 ) -> tuple[Tensor, bool]:
@@ -54,7 +60,7 @@ def sample_tau(
     All of a batch lie inside the range or all outside, so that masking can depend on it; over many batches τ has its
     distribution whatever the range. Not in the paper: SD3's default is taken.
     """
-    low, high = torch.special.ndtr(torch.logit(unshift_tau(torch.tensor(within), shift))).tolist()
+    low, high = tau_quantiles(shift, within)
     mass = high - low
     inside = bool(torch.rand((), generator=generator) < mass)
     u = torch.rand(batch, generator=generator)

@@ -7,13 +7,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from gwm.core import ConfigError
-from gwm.core.config import AUTOENCODER_FACTOR
+from gwm.core.config import AUTOENCODER_FACTOR, SD3_CHANNELS
 
-CHANNELS = 16
 SCALE, SHIFT = 1.5305, 0.0609  # normalised latent = (raw - SHIFT) * SCALE; vae/config.json of SD3-medium
 CONFIG = {
     "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "latent_channels": CHANNELS,
+    "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "latent_channels": SD3_CHANNELS,
     "norm_num_groups": 32, "use_quant_conv": False, "use_post_quant_conv": False,
 }  # fmt: skip
 

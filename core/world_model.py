@@ -44,7 +44,7 @@ class WorldModel(nn.Module):
     def encode_text(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Texts -> tokens (b s e) and pooled text (b e)."""
         if self.text is None:
-            raise ConfigError("this model holds no text encoder: SD3's three are separate (gwm.pipelines.sd3_text)")
+            raise ConfigError("this model holds no text encoder: it takes the embeddings of SD3's three")
         return self.text.encode(texts)
 
     def encode(self, frames: Tensor) -> Tensor:

@@ -96,11 +96,11 @@ def load_weights(module: torch.nn.Module, tensors: dict[str, Tensor], source: st
 
 
 def save_checkpoint(
-    path: Path, config: ModelConfig, weights: dict[str, Tensor], training: Training, dtype: torch.dtype = torch.float32
+    path: Path, config: ModelConfig, weights: dict[str, Tensor], training: Training, dtype: torch.dtype | None = None
 ) -> None:
-    """Write the weights of a `WorldModel(config)`; dtype float16 halves the file."""
+    """Write the weights of a `WorldModel(config)`, in their own dtypes or all in `dtype`."""
     header = {"format": FORMAT, "model": asdict(config), "training": asdict(training)}
-    save_tensors(path, {k: t.to(dtype) for k, t in weights.items()}, header)
+    save_tensors(path, {k: t.to(dtype or t.dtype) for k, t in weights.items()}, header)
 
 
 def checkpoint_path(given: Path | None) -> Path:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from gwm.core import ConfigError
 from gwm.core.config import AUTOENCODER_FACTOR, ModelConfig
 from gwm.core.dit import VideoDiT
-from gwm.core.mask import TokenMask, spatial_mask, time_mask
-from gwm.core.world_model import Draw, WorldModel, training_loss
+from gwm.core.flow import tau_quantiles
+from gwm.core.mask import TokenMask
+from gwm.core.world_model import Draw, WorldModel, draw_mask, training_loss
 from gwm.pipelines.recipe import Recipe, Stage
 
 PEAK = {  # dense bf16 FLOP/s of the datasheets
@@ -24,6 +29,15 @@ STATE_BYTES = 20  # per trained parameter: fp32 weight, gradient, two Adam momen
 PAPER_STAGE_1 = {"gpus": 32, "days": 3}  # A800, section 7.2
 
 
+class FusedAttention(TorchFunctionMode):
+    """Attention as on a GPU: on the meta device PyTorch would take its plain form, which keeps n x n matrices."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.scaled_dot_product_attention and args[3:] in ((), (None,)) and not kwargs:
+            return torch.ops.aten._scaled_dot_product_flash_attention(*args[:3])[0]
+        return func(*args, **(kwargs or {}))
+
+
 @dataclass(frozen=True)
 class StageCost:
     """One stage of a recipe on one kind of GPU."""
@@ -32,7 +46,7 @@ class StageCost:
     steps: int
     batch: int
     flops: float  # of one step on the whole batch, forward and backward, mean over window lengths and masks
-    activation_bytes: int  # kept for the backward pass in bf16, for one sample of the longest window without a mask
+    activation_bytes: int  # kept for the backward pass, all in bf16, for one unmasked sample of the longest window
     gpu_days: float
 
 
@@ -47,6 +61,11 @@ def _inputs(config: ModelConfig, t: int, places: tuple[int, int], dtype: torch.d
         (1, config.pooled_width), (1, 4, 7),
     ]  # fmt: skip
     return tuple(torch.zeros(shape, device="meta", dtype=dtype) for shape in shapes)
+
+
+@lru_cache(maxsize=256)
+def _count_unmasked(config: ModelConfig, t: int, size: tuple[int, int]) -> tuple[int, int]:
+    return count_step(config, t, size, None)
 
 
 def count_step(config: ModelConfig, t: int, size: tuple[int, int], mask: TokenMask | None) -> tuple[int, int]:
@@ -64,7 +83,8 @@ def count_step(config: ModelConfig, t: int, size: tuple[int, int], mask: TokenMa
             kept[x.untyped_storage()._cdata] = x  # held, so that no other storage takes its address
         return x
 
-    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x)
+    with FusedAttention(), FlopCounterMode(display=False) as counter, hooks:
         loss = training_loss(dit, z, text, pooled, actions if config.actions else None, draw)
         size_kept = sum(x.untyped_storage().nbytes() for x in kept.values())
         kept.clear()
@@ -76,7 +96,10 @@ def step_cost(config: ModelConfig, t: int, size: tuple[int, int], mask: TokenMas
     """The same, in seconds for a deep model: layers of encoder and decoder cost alike, so few are counted."""
 
     def of(encoder: int, decoder: int) -> tuple[int, int]:
-        return count_step(replace(config, depth=encoder + decoder, decoder_depth=decoder), t, size, mask)
+        few = replace(config, depth=encoder + decoder, decoder_depth=decoder)
+        if mask is None:  # without a mask F is not run: stages that only differ in it cost the same
+            return _count_unmasked(replace(few, reconstruction=False), t, size)
+        return count_step(few, t, size, mask)
 
     base, deeper_encoder = of(1, 1), of(2, 1)
     deeper_decoder = deeper_encoder if mask is None else of(1, 2)
@@ -91,11 +114,11 @@ def _masks(config: ModelConfig, t: int, size: tuple[int, int]) -> list[tuple[flo
     """Every kind of batch with its probability."""
     if not config.reconstruction or not config.mask_kinds or config.mask_ratio == 0:
         return [(1.0, None)]
-    h, w = (x // config.patch for x in _places(size))
-    make = {"spatial": spatial_mask, "time": time_mask}
-    masks = [make[kind](1, t, config.views, h, w, config.mask_ratio, torch.Generator()) for kind in config.mask_kinds]
-    share = (1 - config.unmasked_share) / len(masks)
-    return [(config.unmasked_share, None), *((share, mask) for mask in masks)]
+    shape, g = (1, t, config.views, *_places(size)), torch.Generator()
+    masks = [draw_mask(*shape, replace(config, mask_kinds=(kind,)), g) for kind in config.mask_kinds]
+    low, high = tau_quantiles(config.tau_shift, config.mask_tau)
+    share = (high - low) * (1 - config.unmasked_share)
+    return [(1 - share, None), *((share / len(masks), mask) for mask in masks)]
 
 
 def stage_cost(recipe: Recipe, stage: Stage, gpu: str, utilisation: float) -> StageCost:

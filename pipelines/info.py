@@ -20,7 +20,7 @@ from gwm.pipelines.checkpoint import (
     read_config,
     read_training,
 )
-from gwm.pipelines.cost import PAPER_STAGE_1, STATE_BYTES, sampling_cost, stage_cost, total_days
+from gwm.pipelines.cost import PAPER_STAGE_1, STATE_BYTES, sampling_cost, stage_cost, step_cost, total_days
 from gwm.pipelines.recipe import make_recipe
 
 SAMPLING_STEPS, CONDITION_FRAMES = 30, 3  # the paper's
@@ -77,7 +77,7 @@ def describe_recipe(variant: str, preset_name: str, gpu: str, utilisation: float
     }
     if preset_name == "sd3-medium":
         out["stage_1_gpu_days"] = total_days(costs, "1")
-        out["stage_1_gpu_days_of_the_paper"] = PAPER_STAGE_1["gpus"] * PAPER_STAGE_1["days"]
+        out["stage_1_a800_days_of_the_paper"] = PAPER_STAGE_1["gpus"] * PAPER_STAGE_1["days"]
     return out
 
 
@@ -85,9 +85,17 @@ def describe_checkpoint(given: Path | None) -> dict[str, Any]:
     """The same for a checkpoint, with its training record; only the file's header is read."""
     path = checkpoint_path(given)
     header = load_header(path, FORMAT)
+    config, training = read_config(header), read_training(header)
+    t, condition = training.frames, min(CONDITION_FRAMES, training.frames - 1)
+    flops, kept = step_cost(config, t, training.size, None)
     return {
         "checkpoint": checkpoint_name(given),
         "bytes": path.stat().st_size,
-        "training": asdict(read_training(header)),
-        **describe_config(read_config(header)),
+        "training": asdict(training),
+        "flops_per_training_sample": flops,
+        "flops_per_sampled_frame": sampling_cost(
+            config, t, training.size, SAMPLING_STEPS, training.guidance, condition
+        ),
+        "activation_bytes_per_sample": kept,
+        **describe_config(config),
     }

@@ -39,7 +39,7 @@ def make_learner(recipe: Recipe, index: int, device: torch.device, before: Learn
     model = WorldModel(recipe.stages[index].model(recipe.model)).to(device)
     if before is not None:
         missing, surplus = model.load_state_dict(before.model.state_dict(), strict=False)
-        brought = ("temporal", "reconstruction", "action")
+        brought = ("temporal", "reconstruction", "action", "view")
         strange = [name for name in missing if not any(word in name for word in brought)] + list(surplus)
         assert not strange, f"the stage before does not fit: {strange}"
     parameters = trainable(model)

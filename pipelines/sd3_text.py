@@ -63,10 +63,12 @@ class SD3TextEncoder:
 def _load(folder: Path, name: str, kind: Any, device: torch.device, dtype: torch.dtype | str) -> Any:
     if not (folder / name / "config.json").is_file():
         raise WeightsError(f"{folder} holds no {name}/config.json; give SD3-medium in diffusers' layout")
+    half = any((folder / name).glob("*.fp16.safetensors*")) and not (folder / name / "model.safetensors").is_file()
     try:
         model, found = kind.from_pretrained(
-            folder / name, use_safetensors=True, local_files_only=True, dtype=dtype, output_loading_info=True
-        )
+            folder / name, use_safetensors=True, local_files_only=True, dtype=dtype, output_loading_info=True,
+            variant="fp16" if half else None,
+        )  # fmt: skip
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise WeightsError(f"{folder / name} cannot be read: {error}") from error
     strange = {k: [str(x) for x in v if not str(x).endswith("position_ids")] for k, v in found.items()}  # constants

@@ -50,61 +50,70 @@ class ImportResult:
 def read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """All tensors and the configuration of a diffusers model folder: one safetensors file or an index of several.
 
-    WeightsError where something is missing, doubled or damaged; pickles are refused.
+    WeightsError where something is missing, there twice or damaged; pickles are refused.
     """
     config = _json(folder / "config.json", f"{folder} is no diffusers model folder")
-    index = sorted(folder.glob(f"{WEIGHTS}*.safetensors.index.*json"))
-    files = sorted(folder.glob(f"{WEIGHTS}*.safetensors"))
-    if index:
-        named = _json(index[0], "")["weight_map"]
-        files = [folder / name for name in sorted(set(named.values()))]
-    elif len(files) > 1:
-        names = ", ".join(f.name for f in files)
-        raise WeightsError(f"{folder} holds several versions of the weights ({names}); leave one of them")
-    if not files:
+    indices = sorted(folder.glob(f"{WEIGHTS}*.safetensors.index*.json"))
+    indexed = _json(indices[0]).get("weight_map") if indices else {}
+    if not isinstance(indexed, dict) or not all(isinstance(x, str) for x in indexed.values()):
+        raise WeightsError(f"{indices[0]} is damaged: its weight_map does not map tensors to files")
+    names = set(indexed.values())
+    others = {p.name for p in folder.glob(f"{WEIGHTS}*.safetensors")} - names
+    if len(indices) + len(others) > 1:
+        versions = ", ".join(sorted({p.name for p in indices} | others))
+        raise WeightsError(f"{folder} holds several versions of the weights ({versions}); leave one of them")
+    if not (names := names or others):
         pickles = [p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt")]
         found = f"only pickles ({', '.join(pickles)}), which gwm does not read" if pickles else "no weights"
         raise WeightsError(f"{folder} holds {found}; download the safetensors version")
     tensors: dict[str, Tensor] = {}
-    for file in files:
+    for name in sorted(names):
         try:
-            with safe_open(file, framework="pt") as f:
-                tensors |= {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118  (not a dict)
+            with safe_open(folder / name, framework="pt") as f:
+                held = set(f.keys())
+                if indexed and held != (listed := {k for k, v in indexed.items() if v == name}):
+                    wrong = ", ".join(sorted(held ^ listed))
+                    raise WeightsError(f"{folder / name} and {indices[0].name} disagree on {wrong}")
+                tensors |= {k: f.get_tensor(k) for k in held}
         except (OSError, SafetensorError) as error:
-            raise WeightsError(f"{file} is not a readable safetensors file ({error})") from error
-    if index and (lost := sorted(named.keys() - tensors.keys())):
-        raise WeightsError(f"{index[0]} names tensors that its files do not hold: {', '.join(lost)}")
+            raise WeightsError(f"{folder / name} is not a readable safetensors file ({error})") from error
     return tensors, config
 
 
-def _json(path: Path, otherwise: str) -> dict[str, Any]:
+def _json(path: Path, otherwise: str = "") -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text()))
+        value = json.loads(path.read_text())
     except FileNotFoundError:
         raise WeightsError(f"{otherwise}: no {path.name} in it") from None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise WeightsError(f"{path} is damaged: {error}") from error
+    if not isinstance(value, dict):
+        raise WeightsError(f"{path} is damaged: not a JSON object")
+    return value
 
 
 def transformer_config(config: dict[str, Any]) -> ModelConfig:
     """The ModelConfig, without the paper's parts, of diffusers' SD3Transformer2DModel configuration."""
     if config.get("qk_norm") or config.get("dual_attention_layers"):
         raise WeightsError("this is SD 3.5's transformer (qk_norm, dual_attention_layers); the paper's is SD3-medium")
-    try:
-        heads, patch = config["num_attention_heads"], config["patch_size"]
-        width, depth = heads * config["attention_head_dim"], config["num_layers"]
-        if width != config["caption_projection_dim"] or config["in_channels"] != config["out_channels"]:
-            raise WeightsError("caption_projection_dim and out_channels differ from the transformer's own: no SD3")
-        medium = preset("sd3-medium")
-        return replace(
-            medium, width=width, heads=heads, depth=depth, patch=patch, channels=config["in_channels"],
-            decoder_depth=max(1, round(depth * medium.decoder_depth / medium.depth)),
-            text_width=config["joint_attention_dim"], pooled_width=config["pooled_projection_dim"],
-            position_grid=config["pos_embed_max_size"], position_base=config["sample_size"] // patch,
-            temporal=False, reconstruction=False, actions=False,
-        )  # fmt: skip
-    except KeyError as error:
-        raise WeightsError(f"the transformer's config.json has no {error}") from error
+    names = (
+        "num_attention_heads", "attention_head_dim", "num_layers", "patch_size", "in_channels", "out_channels",
+        "sample_size", "joint_attention_dim", "caption_projection_dim", "pooled_projection_dim", "pos_embed_max_size",
+    )  # fmt: skip
+    if wrong := [f"{x} = {config.get(x)!r}" for x in names if type(config.get(x)) is not int or config[x] < 1]:
+        raise WeightsError(f"the transformer's config.json has no whole number of at least 1 in {', '.join(wrong)}")
+    heads, patch, depth = config["num_attention_heads"], config["patch_size"], config["num_layers"]
+    width = heads * config["attention_head_dim"]
+    if width != config["caption_projection_dim"] or config["in_channels"] != config["out_channels"]:
+        raise WeightsError("caption_projection_dim or out_channels differ from the transformer's own: no SD3")
+    medium = preset("sd3-medium")
+    return replace(
+        medium, width=width, heads=heads, depth=depth, patch=patch, channels=config["in_channels"], encoders="none",
+        decoder_depth=max(1, round(depth * medium.decoder_depth / medium.depth)),
+        text_width=config["joint_attention_dim"], pooled_width=config["pooled_projection_dim"],
+        position_grid=config["pos_embed_max_size"], position_base=config["sample_size"] // patch,
+        temporal=False, reconstruction=False, actions=False,
+    )  # fmt: skip
 
 
 def import_sd3(folder: Path, out: Path) -> ImportResult:
@@ -114,25 +123,25 @@ def import_sd3(folder: Path, out: Path) -> ImportResult:
     """
     if not folder.is_dir():
         raise WeightsError(f"no folder at {folder}; give a local copy of SD3-medium in diffusers' layout")
-    transformer = folder / "transformer" if (folder / "transformer").is_dir() else folder
-    autoencoder = transformer.parent / "vae"
+    if (out / "recipe.json").exists():
+        raise WeightsError(f"{out} holds a training run, whose checkpoint an import would replace; choose another -o")
+    whole = folder.parent if folder.name == "transformer" else folder
+    transformer = whole / "transformer" if (whole / "transformer").is_dir() else folder
+    text_encoders = _try_text_encoders(whole)  # first, and forgotten: T5 alone is larger than the transformer
     tensors, found = read_folder(transformer)
     config = transformer_config(found)
-    weights = from_diffusers(tensors, config)
-    with torch.device("meta"):
-        whole = VideoDiT(replace(config, temporal=True, reconstruction=True, actions=True))
+    weights = {f"dit.{name}": x for name, x in from_diffusers(tensors, config).items()}
     placed = sum(x.numel() for x in weights.values())
-    weights = {f"dit.{name}": x for name, x in weights.items()}
+    autoencoder = whole / "vae"
     if autoencoder.is_dir():
+        config = replace(config, encoders="sd3")
         weights |= {f"autoencoder.{name}": x for name, x in _read_autoencoder(autoencoder).items()}
-    else:
-        config = replace(config, encoders="none")
-    text_encoders = _try_text_encoders(transformer.parent)
-    new = tuple(name for name in whole.state_dict() if f"dit.{name}" not in weights)
+    with torch.device("meta"):
+        grown = VideoDiT(replace(config, temporal=True, reconstruction=True, actions=True, views=6))
+    new = tuple(name for name in grown.state_dict() if f"dit.{name}" not in weights)
     path = make_folder(out) / "model.safetensors"
-    training = Training((512, 288), 1, preset="sd3-medium", stages={}, data=(f"SD3 weights of {folder.name}",))
-    dtype = weights["dit.patch_in.weight"].dtype
-    save_checkpoint(path, config, weights, training, dtype)
+    training = Training((512, 288), 1, preset="sd3-medium", stages={}, data=(f"SD3 weights of {whole.name}",))
+    save_checkpoint(path, config, weights, training)
     return ImportResult(str(path), placed, autoencoder.is_dir(), text_encoders, new)
 
 
@@ -164,6 +173,8 @@ def export_sd3(checkpoint: Path, out: Path) -> dict[str, Any]:
     ours = {name.removeprefix("dit."): x for name, x in tensors.items() if name.startswith("dit.")}
     written = to_diffusers(ours, config)
     file = make_folder(out) / f"{WEIGHTS}.safetensors"
+    if others := [p.name for p in out.glob(f"{WEIGHTS}*") if p != file]:
+        raise WeightsError(f"{out} holds other weights ({', '.join(others)}); choose another -o")
     save_tensors(file, written, {"format": "sd3-transformer"})
     write_json(
         out / "config.json",

@@ -71,7 +71,14 @@ def test_only_batches_within_the_tau_range_are_masked():
         ({"mask_token": "q"}, "mask_token knows eq3, p, noise, latent, not 'q'"),
         ({"mask_kinds": ("rows",)}, "mask_kinds knows spatial, time, not 'rows'"),
         ({"mask_tau": (0.5, 0.2)}, "must be a range within"),
-        ({"views": 0}, "views 0 must be at least 1"),
+        ({"mask_tau": (0.5,)}, "mask_tau must be a tuple of 2, not"),
+        ({"views": 0}, "views must be a whole number of at least 1, not 0"),
+        ({"depth": 3.5}, "depth must be a whole number"),
+        ({"heads": 0}, "heads must be a whole number"),
+        ({"checkpointing": "no"}, "checkpointing must be true or false"),
+        ({"mask_ratio": "a"}, "mask_ratio must be a number"),
+        ({"mask_kinds": "spatial"}, "mask_kinds must be a tuple of values"),
+        ({"encoders": "sd3"}, "SD3's autoencoder has 16 channels, not 4"),
     ],
 )
 def test_what_is_no_variant_is_refused(values, message):

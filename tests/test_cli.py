@@ -1,10 +1,13 @@
 """The command line: results as JSON, and one clear message for each mistake."""
 
 import json
+from pathlib import Path
 
+import diffusers
 import pytest
 import torch
 from conftest import SIZE, TINY
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from gwm.cli.main import app
@@ -68,8 +71,28 @@ def test_rollout_and_info_of_a_checkpoint(checkpoint, tiny_shards, tmp_path):
     parts = json.loads(gwm("info", checkpoint, "--json").stdout)["parameters"]
     total = parts.pop("total")
     assert total == sum(parts.values()) == sum(p.numel() for p in WorldModel(TINY).parameters())
-    assert all(count > 0 for count in parts.values())
-    assert json.loads(gwm("info", "--preset", "nano", "--json").stdout)["parameters"]["total"] > 1e6
+    assert [name for name, count in parts.items() if count == 0] == ["view blocks"]
+    nano = json.loads(gwm("info", "--preset", "nano", "--gpu", "H100", "--json").stdout)
+    assert nano["parameters"]["total"] > 1e6
+    assert nano["gpu"] == "H100"
+    assert list(nano["stages"]) == ["1a", "1b", "1c", "2"]
+
+
+def test_weights_go_in_and_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    diffusers.SD3Transformer2DModel(
+        sample_size=16, num_layers=2, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=12,
+        caption_projection_dim=32, pooled_projection_dim=20, pos_embed_max_size=12,
+    ).save_pretrained("sd3/transformer")  # fmt: skip
+    assert "layers.1.temporal.qkv.weight" in gwm("weights", "import", "sd3", "-o", "ours", "--json").stdout
+    assert gwm("weights", "export", "ours", "-o", "back").exit_code == 0
+    original = load_file("sd3/transformer/diffusion_pytorch_model.safetensors")
+    back = load_file("back/diffusion_pytorch_model.safetensors")
+    assert back.keys() == original.keys()
+    assert all(torch.equal(x, original[name]) for name, x in back.items())
+    assert "no folder at nowhere" in refused("weights", "import", "nowhere", "-o", "new")
+    assert "no checkpoint at" in refused("weights", "export", "nowhere", "-o", "new")
+    assert not Path("new").exists()
 
 
 def test_mistakes_have_one_message_and_leave_nothing(checkpoint, tiny_shards, tmp_path):
@@ -98,7 +121,11 @@ def test_mistakes_have_one_message_and_leave_nothing(checkpoint, tiny_shards, tm
     assert "cannot write into" in refused("rollout", "-o", text / "below", *tiny)
     assert "cannot write into" in refused("preprocess", "world", "-o", text, "--scenes", 1, "--frames", 2)
     assert "does not exist" in refused("score", "nowhere", tiny_shards)
-    assert "unknown preset" in refused("info", "--preset", "huge")
+    assert "no recipe for --variant long --preset huge" in refused("info", "--preset", "huge")
+    assert "add --variant" in refused("info", "--gpu", "H100")
+    assert "not both" in refused("info", checkpoint, "--variant", "long")
+    assert "(0, 1]" in refused("info", "--variant", "long", "--utilisation", 0)
+    assert "trains --preset nano alone" in refused("train", "--preset", "sd3-medium", "--data", tiny_shards)
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -67,4 +67,4 @@ def test_sd3_medium_is_described_without_memory():
     assert parts["spatial blocks"] + parts["embeddings and output"] == 2_028_328_000  # as diffusers counts SD3-medium
     assert sum(v for k, v in parts.items() if k != "total") == parts["total"]
     assert list(values["stages"]) == ["1a", "1b", "1c", "2"]
-    assert values["stage_1_gpu_days_of_the_paper"] == 96
+    assert values["stage_1_a800_days_of_the_paper"] == 96

@@ -191,6 +191,25 @@ def test_a_share_of_the_batches_is_not_masked():
     assert 30 < sum(d.mask is None for d in draws) < 70
 
 
+@pytest.mark.parametrize(
+    ("which", "shape", "message"),
+    [
+        (0, (B, T, 1, 5, H, W), r"latents of shape \(2, 5, 1, 5, 4, 8\); wanted \(b t k 4 h w\)"),
+        (0, (B, T, 4, H, W), "latents of shape"),
+        (0, (B, 0, 1, 4, H, W), "latents of shape"),
+        (1, (B, 1), r"tau of shape \(2, 1\); wanted \(2, 5\)"),
+        (2, (B, 4, 15), r"text of shape \(2, 4, 15\); wanted \(2, 4, 16\)"),
+        (3, (1, 16), r"pooled of shape \(1, 16\); wanted \(2, 16\)"),
+        (4, (B, 4, 6), r"actions of shape \(2, 4, 6\); wanted \(2, 4, 7\)"),
+    ],
+)
+def test_inputs_of_another_shape_are_refused(tiny_model, which, shape, message):
+    given = [*inputs(), actions()]
+    given[which] = torch.zeros(shape)
+    with pytest.raises(ConfigError, match=message):
+        tiny_model.dit(*given)
+
+
 def test_odd_latents_are_refused(tiny_model):
     with pytest.raises(ConfigError, match="5x4 does not divide into 2x2 patches"):
         tiny_model.dit(torch.randn(B, T, 1, TINY.channels, 4, 5), torch.rand(B, T), *inputs()[2:])

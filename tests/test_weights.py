@@ -8,14 +8,14 @@ from safetensors.torch import load_file, save_file
 
 from gwm.core import WeightsError
 from gwm.core.sd3_autoencoder import CONFIG, SCALE, SHIFT, SD3Autoencoder
-from gwm.pipelines.checkpoint import load_checkpoint
+from gwm.pipelines.checkpoint import FORMAT, load_checkpoint, load_tensors, save_tensors
 from gwm.pipelines.weights import export_sd3, import_sd3, summarize
 
 diffusers = pytest.importorskip("diffusers")
 SHAPE = {
-    "sample_size": 16, "patch_size": 2, "in_channels": 4, "out_channels": 4, "num_layers": 3, "attention_head_dim": 16,
-    "num_attention_heads": 2, "joint_attention_dim": 12, "caption_projection_dim": 32, "pooled_projection_dim": 20,
-    "pos_embed_max_size": 12,
+    "sample_size": 16, "patch_size": 2, "in_channels": 16, "out_channels": 16, "num_layers": 3,
+    "attention_head_dim": 16, "num_attention_heads": 2, "joint_attention_dim": 12, "caption_projection_dim": 32,
+    "pooled_projection_dim": 20, "pos_embed_max_size": 12,
 }  # fmt: skip
 
 
@@ -37,8 +37,8 @@ def test_import_and_export_give_diffusers_its_own_model_back(folder, tmp_path):
     export_sd3(tmp_path / "ours", tmp_path / "back")
     back = diffusers.SD3Transformer2DModel.from_pretrained(tmp_path / "back")
     for (name, a), b in zip(original.state_dict().items(), back.state_dict().values(), strict=True):
-        assert torch.allclose(a, b, rtol=0, atol=1e-6 if name == "pos_embed.pos_embed" else 0), name
-    z, text, pooled = torch.randn(1, 4, 8, 12), torch.randn(1, 5, 12), torch.randn(1, 20)
+        assert torch.equal(a, b), name
+    z, text, pooled = torch.randn(1, 16, 8, 12), torch.randn(1, 5, 12), torch.randn(1, 20)
     ours = load_checkpoint(tmp_path / "ours").model.dit(z[:, None, None], torch.tensor([[0.7]]), text, pooled)
     with torch.no_grad():
         assert (ours[:, 0, 0] - back(z, text, pooled, torch.tensor([700.0])).sample).abs().max() < 2e-5
@@ -52,13 +52,17 @@ def test_what_the_paper_adds_is_listed_by_name(folder, tmp_path):
     assert "layers.*.temporal.qkv.weight (3)" in summarize(new)
 
 
-def test_half_precision_stays_half(folder, tmp_path):
-    model = diffusers.SD3Transformer2DModel.from_pretrained(folder / "transformer").half()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_stays_half(folder, tmp_path, dtype):
+    model = diffusers.SD3Transformer2DModel.from_pretrained(folder / "transformer").to(dtype)
     model.save_pretrained(tmp_path / "half", variant="fp16")
     import_sd3(tmp_path / "half", tmp_path / "ours")
     stored = load_file(tmp_path / "ours" / "model.safetensors")
-    assert stored["dit.patch_in.weight"].dtype == torch.float16
+    assert stored["dit.patch_in.weight"].dtype == dtype
     assert load_checkpoint(tmp_path / "ours").model.autoencoder is None
+    export_sd3(tmp_path / "ours", tmp_path / "back")
+    back, original = (load_file(next((tmp_path / f).glob("*.safetensors"))) for f in ("back", "half"))
+    assert all(torch.equal(back[name], x) and back[name].dtype == x.dtype for name, x in original.items())
 
 
 def test_the_autoencoder_beside_it_is_read_and_is_diffusers(folder, tmp_path, monkeypatch):
@@ -107,11 +111,11 @@ def test_all_missing_surplus_and_misshapen_tensors_are_named(folder, tmp_path):
 
 def test_misshapen_tensors_are_named(folder, tmp_path):
     def widen(tensors):
-        tensors["proj_out.bias"] = torch.zeros(17)
+        tensors["proj_out.bias"] = torch.zeros(65)
         tensors["transformer_blocks.0.attn.to_k.weight"] = torch.zeros(32, 33)
 
     broken(folder, widen)
-    with pytest.raises(WeightsError, match=r"(?s)proj_out.bias is \(17,\), not \(16,\).*to_k.weight is \(32, 33\)"):
+    with pytest.raises(WeightsError, match=r"(?s)proj_out.bias is \(65,\), not \(64,\).*to_k.weight is \(32, 33\)"):
         import_sd3(folder, tmp_path / "ours")
 
 
@@ -125,6 +129,21 @@ def test_a_lost_file_a_truncated_file_and_a_pickle_are_refused(folder, tmp_path)
     last.unlink()
     with pytest.raises(WeightsError, match=last.name):
         import_sd3(folder, tmp_path / "ours")
+    last.write_bytes(whole)
+    (transformer / "diffusion_pytorch_model.fp16.safetensors").write_bytes(whole)
+    with pytest.raises(WeightsError, match="several versions of the weights"):
+        import_sd3(folder, tmp_path / "ours")
+    (transformer / "diffusion_pytorch_model.fp16.safetensors").unlink()
+    index = transformer / "diffusion_pytorch_model.safetensors.index.json"
+    listed = json.loads(index.read_text())
+    listed["weight_map"]["proj_out.bias"] = sorted(set(listed["weight_map"].values()))[0]
+    index.write_text(json.dumps(listed))
+    with pytest.raises(WeightsError, match=r"disagree on proj_out\.bias"):
+        import_sd3(folder, tmp_path / "ours")
+    for damaged in ("[]", '{"weight_map": [1]}', '{"weight_map": {"a": 1}}', "{"):
+        index.write_text(damaged)
+        with pytest.raises(WeightsError, match="is damaged"):
+            import_sd3(folder, tmp_path / "ours")
     for file in transformer.glob("*model*"):
         file.unlink()
     (transformer / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x04.")
@@ -139,6 +158,8 @@ def test_a_lost_file_a_truncated_file_and_a_pickle_are_refused(folder, tmp_path)
         ({"dual_attention_layers": [0]}, "SD 3.5"),
         ({"num_layers": 4}, "missing transformer_blocks.2.attn.to_add_out.weight"),
         ({"caption_projection_dim": 16}, "no SD3"),
+        ({"num_layers": "3", "patch_size": 0}, r"in patch_size = 0|num_layers = '3', patch_size = 0"),
+        ({"sample_size": None}, "sample_size = None"),
     ],
 )
 def test_another_configuration_is_refused(folder, tmp_path, change, message):
@@ -146,6 +167,25 @@ def test_another_configuration_is_refused(folder, tmp_path, change, message):
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     with pytest.raises(WeightsError, match=message):
         import_sd3(folder, tmp_path / "ours")
+
+
+def test_nothing_is_overwritten_that_is_not_an_import_or_an_export(folder, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.json").write_text("{}")
+    with pytest.raises(WeightsError, match="holds a training run"):
+        import_sd3(folder, tmp_path / "run")
+    import_sd3(folder, tmp_path / "ours")
+    with pytest.raises(WeightsError, match="holds other weights"):
+        export_sd3(tmp_path / "ours", folder / "transformer")
+
+
+def test_export_of_a_checkpoint_without_a_transformer_names_what_it_lacks(folder, tmp_path):
+    import_sd3(folder, tmp_path / "ours")
+    path = tmp_path / "ours" / "model.safetensors"
+    tensors, header = load_tensors(path, FORMAT)
+    save_tensors(path, {k: x for k, x in tensors.items() if "patch_out" not in k}, header)
+    with pytest.raises(WeightsError, match=r"holds no patch_out\.weight, patch_out\.bias"):
+        export_sd3(tmp_path / "ours", tmp_path / "back")
 
 
 def test_no_folder_and_an_empty_one(tmp_path):

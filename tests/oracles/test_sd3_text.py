@@ -72,7 +72,7 @@ def test_without_t5_its_tokens_are_zero(pipeline, tmp_path):
 def test_import_reads_the_encoders_beside_the_transformer(pipeline, tmp_path):
     torch.manual_seed(0)
     diffusers.SD3Transformer2DModel(
-        sample_size=16, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=2,
+        sample_size=16, num_layers=2, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=48, caption_projection_dim=32, pooled_projection_dim=40, pos_embed_max_size=12,
     ).save_pretrained(tmp_path / "sd3" / "transformer")  # fmt: skip
     assert import_sd3(tmp_path / "sd3", tmp_path / "ours").text_encoders == "absent"
