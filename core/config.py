@@ -50,7 +50,7 @@ class ModelConfig:
     # Not in the paper: this share of the batches that could be masked is not, and skips F, as sampling does.
     unmasked_share: float = 1 / 3
 
-    checkpointing: bool = False  # recompute every layer in the backward pass instead of keeping its activations
+    checkpointing: bool = False  # recompute layers and F in the backward pass instead of keeping their activations
 
     def __post_init__(self) -> None:
         """Refuse sizes that cannot be, with the value."""

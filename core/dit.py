@@ -5,7 +5,7 @@ Axes: b batch, t frames, k views, c channels, h w latent places, n tokens of a f
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from einops import rearrange, repeat
@@ -188,12 +188,10 @@ class VideoDiT(nn.Module):
         out: Tensor = self.action_in(actions, t)
         return out
 
-    def _run(self, layer: nn.Module, *inputs: Tensor | TokenMask | int | None) -> tuple[Tensor, Tensor]:
+    def _run(self, module: nn.Module, *inputs: Any) -> Any:
         if self.config.checkpointing and torch.is_grad_enabled():
-            out: tuple[Tensor, Tensor] = checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
-        else:
-            out = layer(*inputs)
-        return out
+            return checkpoint(module, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return module(*inputs)
 
     def _reconstruct(
         self, x: Tensor, stream: Tensor, c: Tensor, text: Tensor, mask: TokenMask, positions: Tensor, tokens: Tensor,
@@ -204,5 +202,6 @@ class VideoDiT(nn.Module):
             raise ConfigError("a mask needs the reconstruction parts (stage 1c) and the noise eps")
         noise, noisy = (keep_tokens(y, mask.ids_hidden) for y in (self.patches(eps)[0], tokens))  # b t k n-m e
         hidden = self.reconstruction.mask_token(noise, noisy, tau) + positions[mask.ids_hidden]
-        out: Tensor = self.reconstruction(restore_tokens(x, hidden, mask), stream, c, text, mask.kind)
+        x = restore_tokens(x, hidden, mask)
+        out: Tensor = self._run(self.reconstruction, x, stream, c, text, mask.kind)
         return out

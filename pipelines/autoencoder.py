@@ -91,7 +91,9 @@ def train_autoencoder(
     settings = {"steps": steps, "size": list(size), "seed": seed, "data": dataset.index["sha256"]}
     torch.manual_seed(seed)
     model = Autoencoder(config.channels, config.autoencoder_width).to(place)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4, fused=True
+    )
     ema, start = start_ema(trainable(model)), 0
     if (state := newest_state(run)) is not None:
         tensors, header = state

@@ -45,7 +45,7 @@ def make_learner(recipe: Recipe, index: int, device: torch.device, before: Learn
     parameters = trainable(model)
     ema = start_ema(parameters) | (before.ema if before else {})
     optimizer = torch.optim.AdamW(
-        parameters.values(), lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=recipe.weight_decay
+        parameters.values(), lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=recipe.weight_decay, fused=True
     )
     return Learner(model, ema, optimizer)
 

@@ -66,6 +66,5 @@ def restore_state(
     for name, parameter in trainable(model).items():
         keys = ("step", "exp_avg", "exp_avg_sq")
         if f"adam.step.{name}" in tensors:
-            moments = {key: tensors[f"adam.{key}.{name}"] for key in keys}
-            step = moments.pop("step").clone()  # stays on the CPU: on a GPU every step would wait for it
-            optimizer.state[parameter] = {k: t.to(parameter.device) for k, t in moments.items()} | {"step": step}
+            moments = {key: tensors[f"adam.{key}.{name}"].clone() for key in keys}
+            optimizer.state[parameter] = {key: t.to(parameter.device) for key, t in moments.items()}

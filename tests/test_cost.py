@@ -44,6 +44,27 @@ def test_layers_cost_alike(mask):
     assert step_cost(config, 4, SIZE, mask) == count_step(config, 4, SIZE, mask)
 
 
+@pytest.mark.parametrize("mask", [None, MASK], ids=["unmasked", "masked"])
+def test_counted_activations_are_those_of_a_real_step(mask):
+    """The same hooks around a real bf16 step with fused attention, whose kernel on a CPU keeps about the same."""
+    z = torch.randn(1, 4, 1, 4, SIZE[1] // 8, SIZE[0] // 8).bfloat16()
+    dit, tau = VideoDiT(TINY).bfloat16(), torch.rand(1, 4).bfloat16()
+    weights = {p.untyped_storage().data_ptr() for p in dit.parameters()}
+    kept = {}
+
+    def keep(x):
+        if x.untyped_storage().data_ptr() not in weights:
+            kept[x.untyped_storage().data_ptr()] = x
+        return x
+
+    text = torch.randn(1, TINY.text_tokens, TINY.text_width).bfloat16()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        draw = Draw(tau, torch.ones_like(tau), z, mask)
+        training_loss(dit, z, text, text.mean(1), torch.rand(1, 4, 7), draw)
+    real = sum(x.untyped_storage().nbytes() for x in kept.values())
+    assert count_step(TINY, 4, SIZE, mask)[1] == pytest.approx(real, rel=0.1)
+
+
 def test_masking_costs_less_and_more_steps_cost_more():
     config = replace(TINY, depth=12, decoder_depth=2)
     assert step_cost(config, 4, SIZE, MASK)[0] < 0.95 * step_cost(config, 4, SIZE, None)[0]
