@@ -115,8 +115,10 @@ def test_misshapen_tensors_are_named(folder, tmp_path):
         tensors["transformer_blocks.0.attn.to_k.weight"] = torch.zeros(32, 33)
 
     broken(folder, widen)
-    with pytest.raises(WeightsError, match=r"(?s)proj_out.bias is \(65,\), not \(64,\).*to_k.weight is \(32, 33\)"):
+    with pytest.raises(WeightsError) as error:
         import_sd3(folder, tmp_path / "ours")
+    assert "proj_out.bias is (65,), not (64,)" in str(error.value)
+    assert "transformer_blocks.0.attn.to_k.weight is (32, 33), not (32, 32)" in str(error.value)
 
 
 def test_a_lost_file_a_truncated_file_and_a_pickle_are_refused(folder, tmp_path):
