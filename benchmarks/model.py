@@ -98,7 +98,7 @@ def diffusers_step(config: ModelConfig, batch: int) -> Step:
     return step_of(model, lambda _: model(z, text, pooled, tau).sample.square().mean())
 
 
-def seconds(step: Step, repeats: int = 1) -> float:
+def seconds(step: Step, repeats: int) -> float:
     """Wall time of one call."""
     began = time.perf_counter()
     for _ in range(repeats):

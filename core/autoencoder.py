@@ -16,6 +16,13 @@ KL_WEIGHT = 1e-6  # of latent-diffusion autoencoders (Rombach et al. 2022)
 GRADIENT_WEIGHT = 1.0
 
 
+def check_size(images: Tensor) -> None:
+    """ConfigError for images (… h w) that latent places do not cover exactly."""
+    h, w = images.shape[-2:]
+    if h % AUTOENCODER_FACTOR or w % AUTOENCODER_FACTOR:
+        raise ConfigError(f"image size {w}x{h} must be a multiple of {AUTOENCODER_FACTOR} in both directions")
+
+
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with group norm around a skip."""
 
@@ -58,9 +65,7 @@ class Autoencoder(nn.Module):
 
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images (i 3 h w) in [-1, 1] -> mean and log variance of the raw latent (i c h/8 w/8)."""
-        if images.shape[-1] % AUTOENCODER_FACTOR or images.shape[-2] % AUTOENCODER_FACTOR:
-            size = f"{images.shape[-1]}x{images.shape[-2]}"
-            raise ConfigError(f"image size {size} must be a multiple of {AUTOENCODER_FACTOR} in both directions")
+        check_size(images)
         mean, log_variance = self.encoder(images).chunk(2, dim=1)
         return mean, log_variance.clamp(-30, 20)
 

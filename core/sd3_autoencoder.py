@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gwm.core import ConfigError
-from gwm.core.config import AUTOENCODER_FACTOR, SD3_CHANNELS
+from gwm.core.autoencoder import check_size
+from gwm.core.config import SD3_CHANNELS
 
 SCALE, SHIFT = 1.5305, 0.0609  # normalised latent = (raw - SHIFT) * SCALE; vae/config.json of SD3-medium
 CONFIG = {
@@ -28,9 +28,7 @@ class SD3Autoencoder(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """The posterior's mean."""
-        if images.shape[-1] % AUTOENCODER_FACTOR or images.shape[-2] % AUTOENCODER_FACTOR:
-            size = f"{images.shape[-1]}x{images.shape[-2]}"
-            raise ConfigError(f"image size {size} must be a multiple of {AUTOENCODER_FACTOR} in both directions")
+        check_size(images)
         mean: Tensor = self.kl.encode(images).latent_dist.mean
         return (mean - SHIFT) * SCALE
 

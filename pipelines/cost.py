@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -26,7 +25,7 @@ PEAK = {  # dense bf16 FLOP/s of the datasheets
 }  # fmt: skip
 DAY = 86_400.0  # s
 STATE_BYTES = 20  # per trained parameter: fp32 weight, gradient, two Adam moments and the average
-PAPER_STAGE_1 = {"gpus": 32, "days": 3}  # A800, section 7.2
+PAPER_STAGE_1_DAYS = 32 * 3  # A800-days, section 7.2
 
 
 class FusedAttention(TorchFunctionMode):
@@ -153,8 +152,3 @@ def sampling_cost(
             model.decode(z[:, :new])
         decoding = int(counter.get_total_flops()) - one_pass
     return (one_pass * steps * (1 if guidance == 1 else 2) + decoding) / new
-
-
-def total_days(costs: Iterable[StageCost], stage: str) -> float:
-    """GPU-days of all stages whose name starts with `stage`."""
-    return sum(cost.gpu_days for cost in costs if cost.stage.startswith(stage))

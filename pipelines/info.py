@@ -20,10 +20,9 @@ from gwm.pipelines.checkpoint import (
     read_config,
     read_training,
 )
-from gwm.pipelines.cost import PAPER_STAGE_1, STATE_BYTES, sampling_cost, stage_cost, step_cost, total_days
+from gwm.pipelines.cost import PAPER_STAGE_1_DAYS, STATE_BYTES, sampling_cost, stage_cost, step_cost
 from gwm.pipelines.recipe import make_recipe
-
-SAMPLING_STEPS, CONDITION_FRAMES = 30, 3  # the paper's
+from gwm.pipelines.rollout import RolloutSettings
 
 
 def count(module: nn.Module | None) -> int:
@@ -62,7 +61,9 @@ def describe_recipe(variant: str, preset_name: str, gpu: str, utilisation: float
     recipe = make_recipe(variant, preset_name, 1.0, 0)
     last = recipe.stages[-1]
     model, costs = last.model(recipe.model), [stage_cost(recipe, stage, gpu, utilisation) for stage in recipe.stages]
-    new_frame = sampling_cost(model, max(last.frames), recipe.size, SAMPLING_STEPS, recipe.guidance, CONDITION_FRAMES)
+    new_frame = sampling_cost(
+        model, max(last.frames), recipe.size, RolloutSettings.steps, recipe.guidance, RolloutSettings.condition_frames
+    )
     described = describe_config(model)
     trained = described["parameters"]["total"] - described["parameters"]["autoencoder"]
     out = {
@@ -76,8 +77,8 @@ def describe_recipe(variant: str, preset_name: str, gpu: str, utilisation: float
         "stages": {cost.stage: asdict(cost) for cost in costs},
     }
     if preset_name == "sd3-medium":
-        out["stage_1_gpu_days"] = total_days(costs, "1")
-        out["stage_1_a800_days_of_the_paper"] = PAPER_STAGE_1["gpus"] * PAPER_STAGE_1["days"]
+        out["stage_1_gpu_days"] = sum(cost.gpu_days for cost in costs if cost.stage.startswith("1"))
+        out["stage_1_a800_days_of_the_paper"] = PAPER_STAGE_1_DAYS
     return out
 
 
@@ -86,7 +87,7 @@ def describe_checkpoint(given: Path | None) -> dict[str, Any]:
     path = checkpoint_path(given)
     header = load_header(path, FORMAT)
     config, training = read_config(header), read_training(header)
-    t, condition = training.frames, min(CONDITION_FRAMES, training.frames - 1)
+    t, condition = training.frames, min(RolloutSettings.condition_frames, training.frames - 1)
     flops, kept = step_cost(config, t, training.size, None)
     return {
         "checkpoint": checkpoint_name(given),
@@ -94,7 +95,7 @@ def describe_checkpoint(given: Path | None) -> dict[str, Any]:
         "training": asdict(training),
         "flops_per_training_sample": flops,
         "flops_per_sampled_frame": sampling_cost(
-            config, t, training.size, SAMPLING_STEPS, training.guidance, condition
+            config, t, training.size, RolloutSettings.steps, training.guidance, condition
         ),
         "activation_bytes_per_sample": kept,
         **describe_config(config),

@@ -122,12 +122,6 @@ def make_recipe(variant: str, preset_name: str, steps_scale: float, seed: int) -
     return replace(recipe, stages=stages, warmup=warmup, seed=seed)
 
 
-def check_trainable(recipe: Recipe) -> None:
-    """ConfigError for recipes that this version describes but cannot run."""
-    if recipe.model.encoders != "nano":
-        raise ConfigError(f"this version trains --preset nano alone; {recipe.preset} is for `gwm info`")
-
-
 def learning_rate(recipe: Recipe, stage: Stage, step: int) -> float:
     """Linear warm-up, then constant, then the stage's cooldown. `step` counts from 0 within the stage."""
     warm = min(1.0, (step + 1) / recipe.warmup)

@@ -157,6 +157,8 @@ def train(
     continues a stopped run (on a CPU with as many threads, bit for bit); finished stages are skipped.
     `stop_after` ends after so many steps in all.
     """
+    if recipe.model.encoders != "nano":
+        raise ConfigError(f"this version trains --preset nano alone; {recipe.preset} is for `gwm info`")
     began = time.monotonic()
     place, dataset = choose_device(device), open_dataset(data)
     schedules = [
