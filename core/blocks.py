@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from gwm.core.embed import frame_positions
@@ -106,8 +106,9 @@ class TemporalBlock(nn.Module):
     """Attention over the frames of one place, then cross-attention to the text with actions in keys and values.
 
     Zero-initialised gates: a new block is the identity. The text stream is read, never updated.
-    Not in the paper: frame positions are sinusoids added inside the block, and a zero key stands beside the text
-    keys, since one vector added to *all* keys would cancel in the softmax and the actions' keys would do nothing.
+    Not in the paper: frame positions are sinusoids added inside the block, and a zero key stands beside the text's,
+    since one vector added to *all* keys cancels in the softmax. The actions' value is added to its value too: a model
+    whose attention had settled on the zero key, as on text that tells nothing, could not learn what an action does.
     """
 
     def __init__(self, width: int, heads: int, actions: bool) -> None:
@@ -154,12 +155,14 @@ class TemporalBlock(nn.Module):
 
     def _cross(self, x: Tensor, text: Tensor, actions: Tensor | None) -> Tensor:
         b, t, k = x.shape[:3]
-        kv = rearrange(self.cross_kv(text), "b s d -> b 1 s d").expand(b, t, -1, -1)
+        kv, added = repeat(self.cross_kv(text), "b s d -> b t s d", t=t), None
         if actions is not None:
-            kv = kv + rearrange(self.action_kv(actions), "b t d -> b t 1 d")
+            action_key, added = rearrange(self.action_kv(actions), "b t d -> b t 1 d").chunk(2, dim=-1)
+            kv = kv + F.pad(action_key, (0, action_key.shape[-1]))
         key, v = rearrange(F.pad(kv, (0, 0, 0, 1)), "b t s d -> (b t) s d").chunk(2, dim=-1)
         q = rearrange(self.cross_q(x), "b t k n d -> (b t) (k n) d")
-        return rearrange(attend(q, key, v, self.heads), "(b t) (k n) d -> b t k n d", b=b, k=k)
+        a = rearrange(attend(q, key, v, self.heads), "(b t) (k n) d -> b t k n d", b=b, k=k)
+        return a if added is None else a + added[..., None, :]  # weights sum to 1: one value for all keys adds itself
 
 
 class ViewBlock(nn.Module):
