@@ -26,8 +26,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, joined: Tensor | None = 
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Eq. 5's inner part: x scaled and shifted, per frame."""
-    return x * (1 + scale) + shift
+    """Eq. 5's inner part: x scaled and shifted, per frame, in one pass over memory."""
+    return torch.addcmul(shift, x, 1 + scale)
+
+
+def add_gated(x: Tensor, gate: Tensor, update: Tensor) -> Tensor:
+    """The residual x + gate · update, in one pass over memory."""
+    return torch.addcmul(x, gate, update)
 
 
 class Modulation(nn.Module):
@@ -86,12 +91,12 @@ class SpatialBlock(nn.Module):
         a, a_text = self._joint_attention(
             modulate(self.norm(x), shift_1, scale_1), modulate(self.norm(text), text_shift, text_scale)
         )
-        x = x + gate_1 * self.out(a)
-        x = x + gate_2 * self.mlp(modulate(self.norm(x), shift_2, scale_2))
+        x = add_gated(x, gate_1, self.out(a))
+        x = add_gated(x, gate_2, self.mlp(modulate(self.norm(x), shift_2, scale_2)))
         if self.updates_text:
             gate_1, shift_2, scale_2, gate_2 = text_rest
-            text = text + gate_1 * self.text_out(a_text)
-            text = text + gate_2 * self.text_mlp(modulate(self.norm(text), shift_2, scale_2))
+            text = add_gated(text, gate_1, self.text_out(a_text))
+            text = add_gated(text, gate_2, self.text_mlp(modulate(self.norm(text), shift_2, scale_2)))
         return x, text
 
     def _joint_attention(self, x: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,9 +140,9 @@ class TemporalBlock(nn.Module):
         the time mask as `places`, x holds its kept tokens, and attention joins those of one place, where visible.
         """
         s1, m1, g1, s2, m2, g2, s3, m3, g3 = self.modulation(c)
-        x = x + g1 * self.out(self._over_time(modulate(self.norm(x), s1, m1), places))
-        x = x + g2 * self.cross_out(self._cross(modulate(self.norm(x), s2, m2), text, actions))
-        out: Tensor = x + g3 * self.mlp(modulate(self.norm(x), s3, m3))
+        x = add_gated(x, g1, self.out(self._over_time(modulate(self.norm(x), s1, m1), places)))
+        x = add_gated(x, g2, self.cross_out(self._cross(modulate(self.norm(x), s2, m2), text, actions)))
+        out: Tensor = add_gated(x, g3, self.mlp(modulate(self.norm(x), s3, m3)))
         return out
 
     def _over_time(self, x: Tensor, places: TokenMask | None) -> Tensor:
@@ -185,8 +190,8 @@ class ViewBlock(nn.Module):
     def forward(self, x: Tensor, c: Tensor, rows: int) -> Tensor:
         """x (b t k n d) of `rows` rows, equally long; c (b t d) -> new x."""
         s1, m1, g1, s2, m2, g2 = self.modulation(c)
-        x = x + g1 * self.out(self._across(modulate(self.norm(x), s1, m1), rows))
-        out: Tensor = x + g2 * self.mlp(modulate(self.norm(x), s2, m2))
+        x = add_gated(x, g1, self.out(self._across(modulate(self.norm(x), s1, m1), rows)))
+        out: Tensor = add_gated(x, g2, self.mlp(modulate(self.norm(x), s2, m2)))
         return out
 
     def _across(self, x: Tensor, rows: int) -> Tensor:

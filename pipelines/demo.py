@@ -21,7 +21,7 @@ from gwm.shards.verify import verify
 
 SCENES, SCENE_FRAMES = 20, 200  # 400 s of driving; the longest clip a rollout is compared with is one scene
 AUTOENCODER_STEPS = 250
-STEPS_SCALE = 0.03  # of the nano recipe
+STEPS_SCALE = 0.04  # of the nano recipe
 ROLLOUT_FRAMES = 200
 SIZE = (128, 64)  # pixels, of nano
 
