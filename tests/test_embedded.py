@@ -49,6 +49,26 @@ def test_the_autoencoder_keeps_the_start_clip(tmp_path):
     assert 10 * np.log10(255**2 / error) > 27  # dB
 
 
+def test_a_commanded_turn_turns_the_picture():
+    import torch
+
+    from benchmarks.nano import predict, yaw_rates
+    from gwm.pipelines.control import manoeuvre
+    from gwm.pipelines.rollout import RolloutSettings
+    from gwm.shards.reader import MOTION_AHEAD, read_window
+
+    window = read_window(open_dataset(ASSETS / "start"), 0, 0, 25, size=(128, 64))
+    settings = RolloutSettings(frames=25, steps=8, guidance=2.0)
+    turned = {}
+    for name in ("turn-left", "turn-right"):
+        motion = manoeuvre(name, 25 + MOTION_AHEAD, float(window.motion.speed[0]))
+        with torch.inference_mode():
+            frames = predict(load_checkpoint(), window, motion, settings)
+        turned[name] = yaw_rates(frames[2:], window.cameras[0]).mean()  # rad/s, left positive; 0.15 is commanded
+    assert turned["turn-left"] > 0.02
+    assert turned["turn-right"] < -0.02
+
+
 def test_rollout_works_with_no_other_argument(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(app, ["rollout", "--frames", "26", "--steps", "2", "--json"])
