@@ -221,7 +221,7 @@ def test_learning_rate_warms_up_holds_and_cools_down():
 
 
 def test_recipe_is_scaled_and_refused():
-    assert [s.steps for s in make_recipe("long", "nano", 1e-9 + 0.001, 0).stages] == [2, 2, 2, 4]
+    assert [s.steps for s in make_recipe("long", "nano", 1e-9 + 0.001, 0).stages] == [1, 1, 1, 5]
     with pytest.raises(ConfigError, match="--steps-scale 0"):
         make_recipe("long", "nano", 0, 0)
     with pytest.raises(ConfigError, match="--variant long --preset nano"):
