@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from gwm.pipelines.checkpoint import Checkpoint, load_checkpoint
-from gwm.pipelines.control import held, manoeuvre
+from gwm.pipelines.control import MANOEUVRES, held, manoeuvre
 from gwm.pipelines.rollout import RolloutSettings, generate
 from gwm.shards.files import write_json
 from gwm.shards.index import open_dataset
@@ -27,7 +27,6 @@ from gwm.shards.reader import MOTION_AHEAD, iterate_windows, read_window
 from gwm.shards.schema import FRAME_RATE, Camera, Floats, Images, Motion, Window
 
 HORIZONS = (1, 4, 8, 13, 18, 22)  # frames after the last given one
-MANOEUVRES = ("turn-left", "keep", "turn-right", "stop")
 BAND = (0.12, 0.53)  # rows around the horizon, as shares of the height: far away, where yaw moves everything alike
 
 

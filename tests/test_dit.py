@@ -126,7 +126,7 @@ def test_every_kind_of_action_and_every_waypoint_matters(tiny_model, mode):
 
 
 def test_actions_reach_a_block_whose_attention_has_settled_on_the_zero_key():
-    """The first two embedded models had 0.9999 of the weight there, and left and right turns gave the same video."""
+    """An embedded model had 0.9998 of the weight there, and left and right turns gave the same video."""
     block = TemporalBlock(16, 2, actions=True)
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, std=0.3)

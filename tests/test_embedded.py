@@ -57,13 +57,14 @@ def test_a_commanded_turn_turns_the_picture():
     from gwm.pipelines.rollout import RolloutSettings
     from gwm.shards.reader import MOTION_AHEAD, read_window
 
+    checkpoint = load_checkpoint()
     window = read_window(open_dataset(ASSETS / "start"), 0, 0, 25, size=(128, 64))
     settings = RolloutSettings(frames=25, steps=8, guidance=2.0)
     turned = {}
     for name in ("turn-left", "turn-right"):
         motion = manoeuvre(name, 25 + MOTION_AHEAD, float(window.motion.speed[0]))
         with torch.inference_mode():
-            frames = predict(load_checkpoint(), window, motion, settings)
+            frames = predict(checkpoint, window, motion, settings)
         turned[name] = yaw_rates(frames[2:], window.cameras[0]).mean()  # rad/s, left positive; 0.15 is commanded
     assert turned["turn-left"] > 0.02
     assert turned["turn-right"] < -0.02
