@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from gwm.core import ConfigError
 from gwm.core.config import AUTOENCODER_FACTOR, ModelConfig
-from gwm.core.dit import VideoDiT
+from gwm.core.dit import Layer, VideoDiT
 from gwm.core.flow import tau_quantiles
 from gwm.core.mask import TokenMask
 from gwm.core.world_model import Draw, WorldModel, draw_mask, training_loss
 from gwm.pipelines.recipe import Recipe, Stage
+
+aten: Any = torch.ops.aten
 
 PEAK = {  # dense bf16 FLOP/s of the datasheets
     "A100": 312e12, "A800": 312e12, "H100": 989e12, "H800": 989e12, "H200": 989e12, "L40S": 362e12, "RTX4090": 165e12,
@@ -28,13 +32,19 @@ STATE_BYTES = 20  # per trained parameter: fp32 weight, gradient, two Adam momen
 PAPER_STAGE_1_DAYS = 32 * 3  # A800-days, section 7.2
 
 
-class FusedAttention(TorchFunctionMode):
+@contextmanager
+def fused_attention() -> Iterator[None]:
     """Attention as on a GPU: on the meta device PyTorch would take its plain form, which keeps n x n matrices."""
+    plain = F.scaled_dot_product_attention
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.scaled_dot_product_attention and args[3:] in ((), (None,)) and not kwargs:
-            return torch.ops.aten._scaled_dot_product_flash_attention(*args[:3])[0]
-        return func(*args, **(kwargs or {}))
+    def fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        return plain(q, k, v, mask) if mask is not None else aten._scaled_dot_product_flash_attention(q, k, v)[0]
+
+    F.scaled_dot_product_attention = fused  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = plain
 
 
 @dataclass(frozen=True)
@@ -62,9 +72,23 @@ def _inputs(config: ModelConfig, t: int, places: tuple[int, int], dtype: torch.d
     return tuple(torch.zeros(shape, device="meta", dtype=dtype) for shape in shapes)
 
 
-@lru_cache(maxsize=256)
-def _count_unmasked(config: ModelConfig, t: int, size: tuple[int, int]) -> tuple[int, int]:
-    return count_step(config, t, size, None)
+def _count(loss: Callable[[], Tensor], aside: Iterable[Tensor]) -> tuple[int, int]:
+    """FLOPs of `loss` and of its gradients, and bytes kept between the two, storages of `aside` not among them."""
+    not_kept = {x.untyped_storage()._cdata for x in aside}
+    kept: dict[int, Tensor] = {}
+
+    def keep(x: Tensor) -> Tensor:
+        if x.untyped_storage()._cdata not in not_kept:
+            kept[x.untyped_storage()._cdata] = x  # held, so that no other storage takes its address
+        return x
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x)
+    with fused_attention(), FlopCounterMode(display=False) as counter, hooks:
+        out = loss()
+        size_kept = sum(x.untyped_storage().nbytes() for x in kept.values())
+        kept.clear()
+        out.backward()
+    return counter.get_total_flops(), size_kept
 
 
 def count_step(config: ModelConfig, t: int, size: tuple[int, int], mask: TokenMask | None) -> tuple[int, int]:
@@ -74,38 +98,50 @@ def count_step(config: ModelConfig, t: int, size: tuple[int, int], mask: TokenMa
     z, text, pooled, actions = _inputs(config, t, _places(size), torch.bfloat16)
     tau = torch.zeros(1, t, device="meta", dtype=torch.bfloat16)
     draw = Draw(tau, tau, z, None if mask is None else mask.to(torch.device("meta")))
-    weights = {p.untyped_storage()._cdata for p in dit.parameters()}
-    kept: dict[int, Tensor] = {}
+    given = actions if config.actions else None
+    return _count(lambda: training_loss(dit, z, text, pooled, given, draw), dit.parameters())
 
-    def keep(x: Tensor) -> Tensor:
-        if x.untyped_storage()._cdata not in weights:
-            kept[x.untyped_storage()._cdata] = x  # held, so that no other storage takes its address
-        return x
 
-    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x)
-    with FusedAttention(), FlopCounterMode(display=False) as counter, hooks:
-        loss = training_loss(dit, z, text, pooled, actions if config.actions else None, draw)
-        size_kept = sum(x.untyped_storage().nbytes() for x in kept.values())
-        kept.clear()
-        loss.backward()
-    return counter.get_total_flops(), size_kept
+@lru_cache(maxsize=256)
+def _count_unmasked(config: ModelConfig, t: int, size: tuple[int, int]) -> tuple[int, int]:
+    return count_step(config, t, size, None)
+
+
+@lru_cache(maxsize=256)
+def _count_layer(
+    config: ModelConfig, t: int, rows: int, tokens: int, places: TokenMask | None = None
+) -> tuple[int, int]:
+    """The same for one layer on `tokens` of every frame."""
+    with torch.device("meta"):
+        layer = Layer(config, updates_text=True).to(torch.bfloat16)
+        k, s, d = config.views, config.text_tokens, config.width
+        x, stream, c, text, actions = (
+            torch.zeros(shape, dtype=torch.bfloat16, requires_grad=True)
+            for shape in ((1, t, k, tokens, d), (1, t, k, s, d), (1, t, d), (1, s, d), (1, t, d))
+        )
+    run = partial(checkpoint, layer, use_reentrant=False, preserve_rng_state=False) if config.checkpointing else layer
+
+    def loss() -> Tensor:
+        out, text_out = run(x, stream, c, text, actions if config.actions else None, rows, places)
+        return out.sum() + text_out.sum()
+
+    ids = () if places is None else (places.ids_keep, places.ids_hidden, places.ids_restore)
+    return _count(loss, [*layer.parameters(), c, text, actions, *ids])
 
 
 def step_cost(config: ModelConfig, t: int, size: tuple[int, int], mask: TokenMask | None) -> tuple[int, int]:
-    """The same, in seconds for a deep model: layers of encoder and decoder cost alike, so few are counted."""
-
-    def of(encoder: int, decoder: int) -> tuple[int, int]:
-        few = replace(config, depth=encoder + decoder, decoder_depth=decoder)
-        if mask is None:  # without a mask F is not run: stages that only differ in it cost the same
-            return _count_unmasked(replace(few, reconstruction=False), t, size)
-        return count_step(few, t, size, mask)
-
-    base, deeper_encoder = of(1, 1), of(2, 1)
-    deeper_decoder = deeper_encoder if mask is None else of(1, 2)
-    encoder, decoder = config.depth - config.decoder_depth - 1, config.decoder_depth - 1
-    flops, kept = (
-        b + encoder * (e - b) + decoder * (d - b) for b, e, d in zip(base, deeper_encoder, deeper_decoder, strict=True)
-    )
+    """`count_step` in seconds for a deep model: layers of the encoder cost alike, and so do those of the decoder."""
+    few = replace(config, depth=2, decoder_depth=1)
+    unmasked = replace(few, reconstruction=False)  # F is not run: stages that only differ in it cost the same
+    w, rows = (n // config.patch for n in _places(size)[::-1])
+    decoder = _count_layer(unmasked, t, rows, rows * w)
+    if mask is None:
+        base, encoder = _count_unmasked(unmasked, t, size), decoder
+    else:
+        places = mask.to(torch.device("meta")) if (mask.kind, config.time_attention) == ("time", "masked") else None
+        base, encoder = count_step(few, t, size, mask), _count_layer(unmasked, t, rows, mask.ids_keep.shape[-1], places)
+    encoders, decoders = config.depth - config.decoder_depth - 1, config.decoder_depth - 1
+    flops, kept = (b + encoders * e + decoders * d for b, e, d in zip(base, encoder, decoder, strict=True))
     return flops, kept
 
 
@@ -140,15 +176,24 @@ def sampling_cost(
     config: ModelConfig, t: int, size: tuple[int, int], steps: int, guidance: float, condition_frames: int
 ) -> float:
     """FLOPs of one new frame of a rollout: all passes over a window of t frames, and decoding."""
+    two, three = (_count_pass(replace(config, depth=n, decoder_depth=1), t, size) for n in (2, 3))
+    one_pass = two + (config.depth - 2) * (three - two)
+    new = t - condition_frames
     with torch.device("meta"):
         model = WorldModel(config)
-    z, text, pooled, actions = _inputs(config, t, _places(size), torch.float32)
-    new = t - condition_frames
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        model.dit(z, torch.zeros(1, t, device="meta"), text, pooled, actions if config.actions else None)
-        one_pass = int(counter.get_total_flops())
-        if model.autoencoder is not None:
-            model.decode(z[:, :new])
-        decoding = int(counter.get_total_flops()) - one_pass
+    decoding = 0
+    if model.autoencoder is not None:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model.decode(_inputs(config, new, _places(size), torch.float32)[0])
+        decoding = int(counter.get_total_flops())
     return (one_pass * steps * (1 if guidance == 1 else 2) + decoding) / new
+
+
+def _count_pass(config: ModelConfig, t: int, size: tuple[int, int]) -> int:
+    """FLOPs of one pass over one sample, without gradients."""
+    with torch.device("meta"):
+        dit, tau = VideoDiT(config), torch.zeros(1, t)
+    z, text, pooled, actions = _inputs(config, t, _places(size), torch.float32)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        dit(z, tau, text, pooled, actions if config.actions else None)
+    return int(counter.get_total_flops())

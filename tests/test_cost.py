@@ -39,9 +39,26 @@ def test_counted_flops_are_those_of_a_real_step(config, mask):
 
 
 @pytest.mark.parametrize("mask", [None, MASK], ids=["unmasked", "masked"])
-def test_layers_cost_alike(mask):
-    config = replace(TINY, depth=7, decoder_depth=3)
+@pytest.mark.parametrize("change", [{}, {"checkpointing": True}, {"time_attention": "masked"}], ids=str)
+def test_layers_cost_alike(change, mask):
+    config = replace(TINY, depth=7, decoder_depth=3, **change)
     assert step_cost(config, 4, SIZE, mask) == count_step(config, 4, SIZE, mask)
+
+
+def test_checkpointing_keeps_less_and_counts_the_second_pass():
+    config = replace(TINY, depth=6)
+    flops, kept = count_step(config, 4, SIZE, MASK)
+    again, kept_less = count_step(replace(config, checkpointing=True), 4, SIZE, MASK)
+    assert 1.2 * flops < again < 4 / 3 * flops
+    assert kept_less < kept / 3
+
+
+def test_a_deep_models_pass_is_that_of_its_layers():
+    config = replace(TINY, depth=7, decoder_depth=3, encoders="none")
+    z, text = torch.randn(1, 4, 1, config.channels, 4, 8), torch.randn(1, config.text_tokens, config.text_width)
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        VideoDiT(config)(z, torch.rand(1, 4), text, torch.randn(1, config.pooled_width), torch.randn(1, 4, 7))
+    assert sampling_cost(config, 4, (64, 32), 1, 1.0, 3) == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("mask", [None, MASK], ids=["unmasked", "masked"])
