@@ -69,6 +69,8 @@ def show(title: str, values: dict[str, Any], as_json: bool) -> None:
 def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
+    if type(value) is int:
+        return f"{value:,}"
     if isinstance(value, dict):
         return "\n".join(f"{k}: {_text(v)}" for k, v in value.items()) or "none"
     if isinstance(value, list | tuple):

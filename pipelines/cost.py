@@ -29,7 +29,7 @@ PEAK = {  # dense bf16 FLOP/s of the datasheets
 }  # fmt: skip
 DAY = 86_400.0  # s
 STATE_BYTES = 20  # per trained parameter: fp32 weight, gradient, two Adam moments and the average
-PAPER_STAGE_1_DAYS = 32 * 3  # A800-days, section 7.2
+PAPER_GPU, PAPER_STAGE_1_DAYS = "A800", 32 * 3  # section 7.2
 
 
 @contextmanager
@@ -123,7 +123,8 @@ def _count_layer(
 
     def loss() -> Tensor:
         out, text_out = run(x, stream, c, text, actions if config.actions else None, rows, places)
-        return out.sum() + text_out.sum()
+        total: Tensor = out.sum() + text_out.sum()
+        return total
 
     ids = () if places is None else (places.ids_keep, places.ids_hidden, places.ids_restore)
     return _count(loss, [*layer.parameters(), c, text, actions, *ids])

@@ -20,7 +20,7 @@ from gwm.pipelines.checkpoint import (
     read_config,
     read_training,
 )
-from gwm.pipelines.cost import PAPER_STAGE_1_DAYS, STATE_BYTES, sampling_cost, stage_cost, step_cost
+from gwm.pipelines.cost import PAPER_GPU, PAPER_STAGE_1_DAYS, STATE_BYTES, sampling_cost, stage_cost, step_cost
 from gwm.pipelines.recipe import make_recipe
 from gwm.pipelines.rollout import RolloutSettings
 
@@ -76,7 +76,7 @@ def describe_recipe(variant: str, preset_name: str, gpu: str, utilisation: float
         "utilisation": utilisation,
         "stages": {cost.stage: asdict(cost) for cost in costs},
     }
-    if preset_name == "sd3-medium":
+    if preset_name == "sd3-medium" and gpu == PAPER_GPU:
         out["stage_1_gpu_days"] = sum(cost.gpu_days for cost in costs if cost.stage.startswith("1"))
         out["stage_1_a800_days_of_the_paper"] = PAPER_STAGE_1_DAYS
     return out

@@ -106,3 +106,4 @@ def test_sd3_medium_is_described_without_memory():
     assert sum(v for k, v in parts.items() if k != "total") == parts["total"]
     assert list(values["stages"]) == ["1a", "1b", "1c", "2"]
     assert values["stage_1_a800_days_of_the_paper"] == 96
+    assert "stage_1_a800_days_of_the_paper" not in describe_recipe("long", "sd3-medium", "H100", 0.4)
