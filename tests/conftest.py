@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from gwm.core.autoencoder import Autoencoder
 from gwm.core.config import ModelConfig
 from gwm.core.world_model import WorldModel
+from gwm.pipelines.checkpoint import save_tensors
 from gwm.pipelines.recipe import NANO_LONG, Recipe, Stage
 from gwm.shards.images import encode_jpeg
 from gwm.shards.motion import integrate
@@ -58,6 +60,15 @@ def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i in range(5):
             writer.add(tiny_chunk(i, split="val" if i == 4 else "train"))
     return out
+
+
+@pytest.fixture(scope="session")
+def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(1)
+    path = tmp_path_factory.mktemp("autoencoder") / "autoencoder.safetensors"
+    model = Autoencoder(TINY.channels, TINY.autoencoder_width)
+    save_tensors(path, model.state_dict(), {"format": "gwm-autoencoder"})
+    return path
 
 
 @pytest.fixture

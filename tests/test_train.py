@@ -26,15 +26,6 @@ from gwm.shards.index import open_dataset
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def autoencoder(tmp_path_factory):
-    torch.manual_seed(1)
-    path = tmp_path_factory.mktemp("autoencoder") / "autoencoder.safetensors"
-    model = Autoencoder(TINY.channels, TINY.autoencoder_width)
-    save_tensors(path, model.state_dict(), {"format": "gwm-autoencoder"})
-    return path
-
-
 def run(data, out, autoencoder, stop_after=None, steps=3):
     return train(data, out, tiny_recipe(steps), autoencoder, "cpu", stop_after)
 
