@@ -62,7 +62,7 @@ def draws_of(config: ModelConfig, t: int, device: torch.device) -> list[Draw]:
 def measure(
     module: nn.Module, loss: Callable[[int], Tensor], device: torch.device, kinds: int, rounds: int
 ) -> Measured:
-    """Full training steps in bf16 autocast with AdamW: seconds (mean over `kinds` steps, median over rounds), peak GB."""
+    """Full training steps in bf16 autocast with AdamW: seconds (mean over `kinds`, median over rounds), peak GB."""
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True)
 
     def step(i: int) -> None:
@@ -160,19 +160,23 @@ def run(device: torch.device, gpu: str, layers: int, width: int, frames: int, ro
         name: lambda config=config: training(config, frames, device, gpu, rounds, compiled=False)
         for name, config in models.items()
     }
-    for name in ("r=0", "r=.25"):
-        config = models[name]
-        jobs[f"{name}, compiled"] = lambda config=config: training(config, frames, device, gpu, rounds, compiled=True)
     jobs["diffusers SD3"] = lambda: diffusers(models["without temporal blocks"], frames, device, rounds)
     full = replace(models["full depth, r=.25, recomputing"], reconstruction=False, checkpointing=False)
     jobs["full depth, one pass over 25 frames, no gradients"] = lambda: sampling(full, 25, device, gpu, rounds)
+    for name in ("r=0", "r=.25"):
+        config = models[name]
+        jobs[f"{name}, compiled"] = lambda config=config: training(config, frames, device, gpu, rounds, compiled=True)
     jobs["r=0 again"] = jobs["r=0"]
     measured: dict[str, Measured] = {}
     for name, job in jobs.items():
-        measured[name] = job()
+        try:
+            measured[name] = job()
+        except torch.OutOfMemoryError:
+            print(f"{name}: does not fit in this GPU's memory", flush=True)
+        else:
+            print(name, json.dumps(measured[name]), flush=True)
         gc.collect()
         torch.cuda.empty_cache()
-        print(name, json.dumps(measured[name]), flush=True)
     base = measured["r=0"]
     trained = [name for name, values in measured.items() if "peak_gb" in values and not name.startswith("full depth")]
     return {
