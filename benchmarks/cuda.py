@@ -50,13 +50,15 @@ def variants(layers: int, width: int) -> dict[str, ModelConfig]:
     }
 
 
-def draws_of(config: ModelConfig, t: int, device: torch.device) -> list[Draw]:
+def draws_of(config: ModelConfig, batch: int, t: int, device: torch.device) -> list[Draw]:
     """One random draw for each kind of mask."""
     h, w = SIZE[1] // 8, SIZE[0] // 8
     g = torch.Generator().manual_seed(0)
-    masks = [draw_mask(1, t, 1, h, w, replace(config, mask_kinds=(kind,)), g) for kind in config.mask_kinds] or [None]
-    shape = (1, t, 1, config.channels, h, w)
-    return [Draw(torch.rand(1, t), torch.ones(1, t), torch.randn(shape), mask).to(device) for mask in masks]
+    masks = [draw_mask(batch, t, 1, h, w, replace(config, mask_kinds=(kind,)), g) for kind in config.mask_kinds] or [
+        None
+    ]
+    shape = (batch, t, 1, config.channels, h, w)
+    return [Draw(torch.rand(batch, t), torch.ones(batch, t), torch.randn(shape), mask).to(device) for mask in masks]
 
 
 def measure(
@@ -93,32 +95,34 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def training(config: ModelConfig, t: int, device: torch.device, gpu: str, rounds: int, compiled: bool) -> Measured:
+def training(
+    config: ModelConfig, batch: int, t: int, device: torch.device, gpu: str, rounds: int, compiled: bool
+) -> Measured:
     """A variant's measurements, with its counted FLOPs and activations beside them."""
     torch.manual_seed(0)
     with device:
         dit = VideoDiT(config)
-        z = torch.randn(1, t, 1, config.channels, SIZE[1] // 8, SIZE[0] // 8)
-        text, pooled = torch.randn(1, config.text_tokens, config.text_width), torch.randn(1, config.pooled_width)
-    draws = draws_of(config, t, device)
+        z = torch.randn(batch, t, 1, config.channels, SIZE[1] // 8, SIZE[0] // 8)
+        text = torch.randn(batch, config.text_tokens, config.text_width)
+        pooled = torch.randn(batch, config.pooled_width)
+    draws = draws_of(config, batch, t, device)
     if compiled:
         for layer in dit.layers:
             layer.compile()
     out = measure(
         dit, lambda i: training_loss(dit, z, text, pooled, None, draws[i % len(draws)]), device, len(draws), rounds
     )
-    cpu = [None if draw.mask is None else draw.mask.to(torch.device("cpu")) for draw in draws]
-    costs = [step_cost(config, t, SIZE, mask) for mask in cpu]
+    costs = [step_cost(config, t, SIZE, draw.mask) for draw in draws_of(config, 1, t, torch.device("cpu"))]
     parameters = sum(p.numel() for p in dit.parameters())
-    flops = sum(flops for flops, _ in costs) / len(costs)
+    flops = batch * sum(flops for flops, _ in costs) / len(costs)
     return {
         **out, "parameters": parameters, "state_gb": parameters * STATE_BYTES / 1e9, "tflop": flops / 1e12,
-        "counted_activations_gb": max(kept for _, kept in costs) / 1e9,
+        "counted_activations_gb": batch * max(kept for _, kept in costs) / 1e9,
         "utilisation": flops / out["seconds"] / PEAK[gpu],
     }  # fmt: skip
 
 
-def diffusers(config: ModelConfig, t: int, device: torch.device, rounds: int) -> Measured:
+def diffusers(config: ModelConfig, frames: int, device: torch.device, rounds: int) -> Measured:
     """diffusers' SD3 of the same shape on as many frames."""
     from diffusers import SD3Transformer2DModel
 
@@ -129,8 +133,11 @@ def diffusers(config: ModelConfig, t: int, device: torch.device, rounds: int) ->
             attention_head_dim=64, num_attention_heads=config.heads, joint_attention_dim=config.text_width,
             caption_projection_dim=config.width, pooled_projection_dim=config.pooled_width, pos_embed_max_size=192,
         )  # fmt: skip
-        z, tau = torch.randn(t, 16, SIZE[1] // 8, SIZE[0] // 8), torch.rand(t) * 1000
-        text, pooled = torch.randn(t, config.text_tokens, config.text_width), torch.randn(t, config.pooled_width)
+        z, tau = torch.randn(frames, 16, SIZE[1] // 8, SIZE[0] // 8), torch.rand(frames) * 1000
+        text, pooled = (
+            torch.randn(frames, config.text_tokens, config.text_width),
+            torch.randn(frames, config.pooled_width),
+        )
     return measure(model, lambda _: model(z, text, pooled, tau).sample.float().square().mean(), device, 1, rounds)
 
 
@@ -153,19 +160,23 @@ def sampling(config: ModelConfig, t: int, device: torch.device, gpu: str, rounds
     return {"seconds": once, "tflop": flops / 1e12, "utilisation": flops / once / PEAK[gpu]}
 
 
-def run(device: torch.device, gpu: str, layers: int, width: int, frames: int, rounds: int) -> dict[str, Any]:
+def run(
+    device: torch.device, gpu: str, layers: int, width: int, batch: int, frames: int, rounds: int
+) -> dict[str, Any]:
     """Everything, as one record."""
     models = variants(layers, width)
     jobs: dict[str, Callable[[], Measured]] = {
-        name: lambda config=config: training(config, frames, device, gpu, rounds, compiled=False)
+        name: lambda config=config: training(config, batch, frames, device, gpu, rounds, compiled=False)
         for name, config in models.items()
     }
-    jobs["diffusers SD3"] = lambda: diffusers(models["without temporal blocks"], frames, device, rounds)
+    jobs["diffusers SD3"] = lambda: diffusers(models["without temporal blocks"], batch * frames, device, rounds)
     full = replace(models["full depth, r=.25, recomputing"], reconstruction=False, checkpointing=False)
     jobs["full depth, one pass over 25 frames, no gradients"] = lambda: sampling(full, 25, device, gpu, rounds)
     for name in ("r=0", "r=.25"):
         config = models[name]
-        jobs[f"{name}, compiled"] = lambda config=config: training(config, frames, device, gpu, rounds, compiled=True)
+        jobs[f"{name}, compiled"] = lambda config=config: training(
+            config, batch, frames, device, gpu, rounds, compiled=True
+        )
     jobs["r=0 again"] = jobs["r=0"]
     measured: dict[str, Measured] = {}
     for name, job in jobs.items():
@@ -181,7 +192,7 @@ def run(device: torch.device, gpu: str, layers: int, width: int, frames: int, ro
     trained = [name for name, values in measured.items() if "peak_gb" in values and not name.startswith("full depth")]
     return {
         "gpu": torch.cuda.get_device_name() if device.type == "cuda" else "none", "torch": torch.__version__,
-        "size": SIZE, "frames": frames, "layers": layers, "width": width, "batch": 1, "rounds": rounds,
+        "size": SIZE, "frames": frames, "layers": layers, "width": width, "batch": batch, "rounds": rounds,
         "measured": measured,
         "seconds_ratio_to_r=0": {name: measured[name]["seconds"] / base["seconds"] for name in trained},
         "memory_ratio_to_r=0": {name: measured[name]["peak_gb"] / max(base["peak_gb"], 1e-9) for name in trained},
@@ -195,12 +206,13 @@ def main() -> None:
     parser.add_argument("--gpu", choices=PEAK, default="H100", help="whose datasheet peak utilisation is a share of")
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--width", type=int, default=1536)
+    parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("this machine has no usable CUDA GPU; benchmarks.model measures on a CPU")
-    record = run(torch.device("cuda"), given.gpu, given.layers, given.width, given.frames, given.rounds)
+    record = run(torch.device("cuda"), given.gpu, given.layers, given.width, given.batch, given.frames, given.rounds)
     print(json.dumps(record, indent=2))
     if given.json:
         write_json(given.json, record)
