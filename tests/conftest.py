@@ -11,6 +11,7 @@ import torch
 
 from gwm.core.autoencoder import Autoencoder
 from gwm.core.config import ModelConfig
+from gwm.core.dit import VideoDiT
 from gwm.core.world_model import WorldModel
 from gwm.pipelines.checkpoint import save_tensors
 from gwm.pipelines.recipe import NANO_LONG, Recipe, Stage
@@ -79,3 +80,12 @@ def tiny_model() -> WorldModel:
     for parameter in model.dit.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return model.eval()
+
+
+def random_dit(config: ModelConfig) -> VideoDiT:
+    """A transformer with no gate closed; the same weights wherever names and shapes are the same."""
+    model = VideoDiT(config)
+    for name, parameter in model.named_parameters():
+        generator = torch.Generator().manual_seed(sum(map(ord, name)))
+        torch.nn.init.normal_(parameter, std=0.1, generator=generator)
+    return model

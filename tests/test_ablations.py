@@ -4,12 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, random_dit
 
 from gwm.core import ConfigError
 from gwm.core.blocks import TemporalBlock, ViewBlock, modulate
 from gwm.core.config import ModelConfig
-from gwm.core.dit import VideoDiT
 from gwm.core.embed import frame_positions
 from gwm.core.mask import keep_tokens, spatial_mask, time_mask
 from gwm.core.world_model import Draw, draw_mask, draw_step, training_loss
@@ -24,15 +23,6 @@ VARIANTS = [
 ]  # fmt: skip
 
 
-def random_model(config: ModelConfig) -> VideoDiT:
-    """The same weights wherever names and shapes are the same."""
-    model = VideoDiT(config)
-    for name, parameter in model.named_parameters():
-        g = torch.Generator().manual_seed(sum(map(ord, name)))
-        torch.nn.init.normal_(parameter, std=0.15, generator=g)
-    return model
-
-
 def loss_of(config: ModelConfig) -> torch.Tensor:
     """The training loss of fixed inputs under the time mask (or the one kind there is)."""
     g = torch.Generator().manual_seed(0)
@@ -41,7 +31,7 @@ def loss_of(config: ModelConfig) -> torch.Tensor:
     kinds = config.mask_kinds[-1:]
     mask = draw_mask(B, T, K, H, W, replace(config, mask_kinds=kinds), torch.Generator().manual_seed(1))
     draw = Draw(tau=torch.full((B, T), 0.4), m_c=torch.ones(B, T), eps=eps, mask=mask)
-    return training_loss(random_model(config), z, text, text.mean(1), torch.ones(B, 4, 7) * 0.3, draw)
+    return training_loss(random_dit(config), z, text, text.mean(1), torch.ones(B, 4, 7) * 0.3, draw)
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
@@ -157,7 +147,7 @@ def test_gradients_of_the_whole_masked_model(kind):
         width=8, heads=2, depth=2, decoder_depth=1, channels=1, text_width=4, pooled_width=4, views=2,
         mask_kinds=(kind,),
     )  # fmt: skip
-    model = random_model(config).double()
+    model = random_dit(config).double()
     g = torch.Generator().manual_seed(0)
     z, eps = (torch.randn(1, 2, 2, 1, 2, 8, generator=g).double() for _ in range(2))
     text = torch.randn(1, 3, 4, generator=g).double()

@@ -4,21 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, random_dit
 
 from gwm.core.dit import VideoDiT
 from gwm.core.world_model import Draw, draw_mask, training_loss
 
 B, T, K, H, W = 2, 4, 2, 4, 8
 CONFIG = replace(TINY, views=2)
-
-
-def random_dit(config=CONFIG):
-    torch.manual_seed(0)
-    dit = VideoDiT(config)
-    for parameter in dit.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    return dit
 
 
 def batch(config=CONFIG, kind="time"):
@@ -46,7 +38,7 @@ def test_layers_compile_without_a_graph_break(variant):
 @pytest.mark.parametrize("kind", ["spatial", "time"])
 def test_bf16_autocast_is_close_to_fp32(kind):
     z, text, pooled, actions, draw = batch(kind=kind)
-    dit = random_dit()
+    dit = random_dit(CONFIG)
     inputs = (z, draw.tau, text, pooled, actions, draw.mask, draw.eps)
     with torch.no_grad():
         expected = dit(*inputs)
@@ -58,7 +50,7 @@ def test_bf16_autocast_is_close_to_fp32(kind):
 
 def test_norms_and_the_residual_stream_stay_in_fp32_under_autocast():
     seen = []
-    dit = random_dit()
+    dit = random_dit(CONFIG)
     for module in dit.modules():
         if isinstance(module, torch.nn.LayerNorm):
             module.register_forward_hook(lambda _, args, out: seen.append((args[0].dtype, out.dtype)))

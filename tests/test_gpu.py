@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from conftest import tiny_recipe
-from test_execution import batch, random_dit
+from conftest import random_dit, tiny_recipe
+from test_execution import CONFIG, batch
 
 from gwm.core.world_model import training_loss
 from gwm.pipelines.checkpoint import load_checkpoint
@@ -23,10 +23,10 @@ def on_cuda(inputs):
 
 @pytest.mark.parametrize("kind", ["spatial", "time"])
 def test_loss_and_gradients_are_those_of_the_cpu(kind):
-    dit = random_dit()
+    dit = random_dit(CONFIG)
     loss = training_loss(dit, *batch(kind=kind))
     loss.backward()
-    there = random_dit().to(CUDA)
+    there = random_dit(CONFIG).to(CUDA)
     other = training_loss(there, *on_cuda(batch(kind=kind)))
     other.backward()
     assert other.item() == pytest.approx(loss.item(), rel=1e-5)
@@ -37,7 +37,7 @@ def test_loss_and_gradients_are_those_of_the_cpu(kind):
 
 @pytest.mark.parametrize("kind", ["spatial", "time"])
 def test_a_masked_step_does_not_wait_for_the_gpu(kind):
-    dit, inputs = random_dit().to(CUDA), on_cuda(batch(kind=kind))
+    dit, inputs = random_dit(CONFIG).to(CUDA), on_cuda(batch(kind=kind))
     training_loss(dit, *inputs).backward()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -49,7 +49,7 @@ def test_a_masked_step_does_not_wait_for_the_gpu(kind):
 
 
 def test_bf16_and_compiled_layers_are_close_to_fp32():
-    plain, compiled = random_dit().to(CUDA), random_dit().to(CUDA)
+    plain, compiled = random_dit(CONFIG).to(CUDA), random_dit(CONFIG).to(CUDA)
     for layer in compiled.layers:
         layer.compile(fullgraph=True)
     z, text, pooled, actions, draw = on_cuda(batch())
