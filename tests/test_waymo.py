@@ -1,0 +1,161 @@
+"""Waymo's formats: TFRecord framing, the wire format, and both versions of a segment, there and back."""
+
+import io
+import random
+import struct
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from toy_waymo import frame
+
+from gwm.shards import SourceError
+from gwm.shards.tfrecord import frame_record, masked_crc, read_records
+from gwm.shards.waymo import v1, v2
+from gwm.shards.wire import fields, put_bytes, put_doubles, put_varint, signed
+
+HUGE = (2**60).to_bytes(8, "little")
+GOLDEN = bytes.fromhex("0300000000000000b099490e67776db63ddd9f")  # payload b"gwm", facts of the format
+
+
+def same(a, b):
+    assert (a.segment, a.micros, a.time_of_day, a.location, a.weather) == (
+        b.segment, b.micros, b.time_of_day, b.location, b.weather,
+    )  # fmt: skip
+    assert np.array_equal(a.pose, b.pose)
+    assert dict(a.images).keys() == dict(b.images).keys()
+    for view, image in a.images.items():
+        other = b.images[view]
+        assert (image.jpeg, image.velocity, image.pose_timestamp) == (other.jpeg, other.velocity, other.pose_timestamp)
+        assert np.array_equal(image.pose, other.pose)
+    for c, d in zip(a.calibrations, b.calibrations, strict=True):
+        assert (c.view, c.width, c.height, c.intrinsic) == (d.view, d.width, d.height, d.intrinsic)
+        assert np.array_equal(c.extrinsic, d.extrinsic)
+
+
+class Files:
+    """A segment's components in memory."""
+
+    def __init__(self):
+        self.data = {}
+
+    def write(self, component):
+        files = self
+
+        class File(io.BytesIO):
+            def close(self):
+                files.data.setdefault(component, self.getvalue())
+                super().close()
+
+        return File()
+
+    def read(self, component):
+        if component not in self.data:
+            raise FileNotFoundError(component)
+        return io.BytesIO(self.data[component])
+
+
+def test_records_are_tensorflows():
+    assert frame_record(b"gwm") == GOLDEN
+    assert list(read_records(io.BytesIO(GOLDEN + frame_record(b"")), "x")) == [b"gwm", b""]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (GOLDEN[:-1], "record 0 is cut off"),
+        (GOLDEN[:5], "record 0 is cut off"),
+        (GOLDEN + GOLDEN[:14], "record 1 is cut off"),
+        (GOLDEN[:13] + b"X" + GOLDEN[14:], "checksum of its data"),
+        (b"\1" + GOLDEN[1:], "checksum of its length"),
+        (b"not a TFRecord at all", "checksum of its length"),
+        (HUGE + struct.pack("<I", masked_crc(HUGE)), "claims 1152921504606846976"),
+    ],
+)  # fmt: skip
+def test_damaged_records_are_named(data, message):
+    with pytest.raises(SourceError, match=f"file.tfrecord: .*{message}"):
+        list(read_records(io.BytesIO(data), "file.tfrecord"))
+
+
+def test_fields_come_back():
+    data = put_varint(1, 300) + put_varint(2, -5) + put_bytes(3, b"abc") + put_doubles(4, [0.5, -2])
+    found = list(fields(memoryview(data)))
+    assert [(number, kind) for number, kind, _ in found] == [(1, 0), (2, 0), (3, 2), (4, 1), (4, 1)]
+    assert (found[0][2], signed(found[1][2]), bytes(found[2][2])) == (300, -5, b"abc")
+
+
+def test_a_damaged_frame_is_an_error_and_never_a_hang():
+    """Random damage of a real message: decoded or refused, nothing else."""
+    rng = random.Random(0)
+    data = v1.encode_frame(frame(0))
+    refused = 0
+    for _ in range(400):
+        damaged = bytearray(data)
+        for _ in range(rng.randint(1, 4)):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        damaged = bytes(damaged[: rng.randint(1, len(damaged))])
+        try:
+            list(v1.read_frames(io.BytesIO(frame_record(damaged)), "x"))
+        except SourceError:
+            refused += 1
+    assert refused > 200
+
+
+def test_version_1_comes_back():
+    records = b"".join(frame_record(v1.encode_frame(frame(i))) for i in range(3))
+    for i, found in enumerate(v1.read_frames(io.BytesIO(records), "x")):
+        same(frame(i), found)
+    assert i == 2
+
+
+def test_packed_doubles_and_unknown_fields_are_read():
+    packed = put_bytes(1, np.arange(16, dtype="<f8").tobytes())
+    data = v1.encode_frame(frame(0)) + put_bytes(3, packed) + put_bytes(5, b"lidar") + put_varint(1000, 7)
+    (found,) = v1.read_frames(io.BytesIO(frame_record(data)), "x")
+    assert np.array_equal(found.pose, np.arange(16).reshape(4, 4))
+
+
+def test_version_2_comes_back_and_says_the_same_as_version_1():
+    files = Files()
+    v2.write_segment(files.write, (frame(i, ("front", "front_left")[: 2 - i % 2]) for i in range(5)))
+    for i, found in enumerate(v2.read_frames(files.read, "x")):
+        same(frame(i, ("front", "front_left")[: 2 - i % 2]), found)
+    assert i == 4
+
+
+def test_version_2_in_any_order_and_with_poses_in_single_precision():
+    files = Files()
+    v2.write_segment(files.write, (frame(i) for i in range(30)))
+    images = pq.read_table(io.BytesIO(files.data["camera_image"]))
+    order = np.random.default_rng(0).permutation(images.num_rows)
+    shuffled, poses = io.BytesIO(), io.BytesIO()
+    pq.write_table(images.take(order), shuffled)
+    table = pq.read_table(io.BytesIO(files.data["vehicle_pose"]))
+    single = pa.array(table[v2.POSE].to_pylist(), pa.list_(pa.float32()))
+    pq.write_table(
+        table.set_column(table.schema.get_field_index(v2.POSE), v2.POSE, single).take(np.arange(30)[::-1]), poses
+    )
+    files.data |= {"camera_image": shuffled.getvalue(), "vehicle_pose": poses.getvalue()}
+    found = list(v2.read_frames(files.read, "x"))
+    assert [f.micros for f in found] == [frame(i).micros for i in range(30)]
+    assert all(f.images["side_left"].jpeg == f"side_left{i}".encode() for i, f in enumerate(found))
+    assert np.allclose(found[7].pose, frame(7).pose, atol=1e-6)
+
+
+@pytest.mark.parametrize("component", v2.COMPONENTS)
+@pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "column"])
+def test_damaged_components_are_refused(component, damage):
+    files = Files()
+    v2.write_segment(files.write, (frame(i) for i in range(3)))
+    data = files.data.pop(component)
+    if damage == "truncated":
+        files.data[component] = data[: len(data) // 2]
+    if damage == "empty":
+        files.data[component] = b""
+    if damage == "column":
+        table, out = pq.read_table(io.BytesIO(data)), io.BytesIO()
+        pq.write_table(table.drop_columns(table.column_names[-1]), out)
+        files.data[component] = out.getvalue()
+    with pytest.raises(SourceError, match="segment-x"):
+        list(v2.read_frames(files.read, "segment-x"))
