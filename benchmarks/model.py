@@ -16,6 +16,7 @@ import multiprocessing
 import resource
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -128,19 +129,27 @@ def ratio(times: dict[str, list[float]], name: str, base: str) -> float:
 
 
 def forward_efficiency(config: ModelConfig, views: int, batch: int, rounds: int) -> dict[str, float]:
-    """FLOP/s of a forward pass over that of a matrix product, interleaved."""
+    """FLOP/s of a forward pass, as it is and compiled, over that of a matrix product, interleaved."""
+    torch._dynamo.reset()  # else earlier variants of the layer count towards its limit of recompilations
     dit = VideoDiT(config)
+    compiled = deepcopy(dit)
+    for layer in compiled.layers:
+        layer.compile()
     z, text, pooled = inputs(config, views, batch)
     tau = torch.rand(z.shape[:2])
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         VideoDiT(config)(*(x.to("meta") for x in (z, tau, text, pooled)))
     flops, side = counter.get_total_flops(), 2048
     a, b = torch.randn(side, side), torch.randn(side, side)
+    passes = {
+        "share_of_matmul": lambda: dit(z, tau, text, pooled),
+        "share_of_matmul_compiled": lambda: compiled(z, tau, text, pooled),
+    }
     with torch.no_grad():
-        times = rounds_of({"forward": lambda: dit(z, tau, text, pooled), "matmul": lambda: a @ b}, rounds)
+        times = rounds_of(passes | {"matmul": lambda: a @ b}, rounds)
     peak = [2 * side**3 / t for t in times["matmul"]]
-    share = median(flops / t / p for t, p in zip(times["forward"], peak, strict=True))
-    return {"matmul_gflops": median(peak) / 1e9, "forward_gflop": flops / 1e9, "share_of_matmul": share}
+    shares = {name: median(flops / t / p for t, p in zip(times[name], peak, strict=True)) for name in passes}
+    return {"matmul_gflops": median(peak) / 1e9, "forward_gflop": flops / 1e9} | shares
 
 
 def _peak(config: ModelConfig | None, views: int, batch: int, threads: int, queue: multiprocessing.Queue[int]) -> None:

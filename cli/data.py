@@ -3,77 +3,94 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gwm.cli.run import Json, Out, Seed, command, data_root, parse_size, show
+from gwm.cli.run import Json, Seed, command, data_root, parse_size, show
+
+if TYPE_CHECKING:
+    from gwm.shards.plan import Source
 
 preprocess_app = typer.Typer(help="Turn a dataset into WebDataset shards.", no_args_is_help=True)
 shards_app = typer.Typer(help="Look into a folder of shards.", no_args_is_help=True)
 
+OutUrl = Annotated[str | None, typer.Option("-o", "--out", help="Output folder, or a URL such as s3://bucket/shards.")]
+Fit = Annotated[str, typer.Option("--fit", help="crop or letterbox, where the shape differs.")]
+Frames = Annotated[int, typer.Option("--frames", help="Most frames of one sample.")]
+Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes; 0: one for each CPU.")]
+Ray = Annotated[str | None, typer.Option("--ray", help="Address of a Ray cluster to run on; local: start one here.")]
 Size = Annotated[str, typer.Option("--size", help="Frame size WIDTHxHEIGHT in the shards.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first bad item instead of skipping it.")]
-ShardFolder = Annotated[Path, typer.Argument(help="A folder that `gwm preprocess` wrote.")]
+ShardFolder = Annotated[str, typer.Argument(help="A folder that `gwm preprocess` wrote.")]
 
 
 @command(preprocess_app, "video")
 def video(
-    source: Annotated[Path, typer.Argument(help="A folder of videos, searched through, or one video.")],
-    out: Out = None,
+    source: Annotated[str, typer.Argument(help="A folder of videos, searched through, or one video.")],
+    out: OutUrl = None,
     size: Size = "512x288",
-    fit: Annotated[str, typer.Option("--fit", help="crop or letterbox, where the shape differs.")] = "crop",
-    frames: Annotated[int, typer.Option("--frames", help="Most frames of one sample.")] = 100,
-    val_every: Annotated[int, typer.Option("--val-every", help="Every n-th video is validation; 0: none.")] = 10,
+    fit: Fit = "crop",
+    frames: Frames = 100,
+    val_every: Annotated[int, typer.Option("--val-every", help="About one video in n is validation; 0: none.")] = 10,
+    workers: Workers = 0,
+    ray: Ray = None,
     strict: Strict = False,
     as_json: Json = False,
 ) -> None:
     """Any folder of videos: read by timestamp at 10 Hz, split at scene cuts."""
     from gwm.pipelines.cuts import transnet_cuts
-    from gwm.pipelines.preprocess import preprocess
+    from gwm.shards.clips import Cutting
     from gwm.shards.sources.video import VideoSource
+    from gwm.shards.storage import as_path
 
-    shape = parse_size(size)
-    videos = VideoSource(source, shape, fit, frames, val_every=val_every, find_cuts=transnet_cuts())
-    result = preprocess(videos, out or data_root() / "shards" / "video", strict=strict)
-    show("preprocessed", asdict(result), as_json)
+    cutting = Cutting(transnet_cuts(), parse_size(size), fit, frames)
+    _preprocess(VideoSource(as_path(source), cutting, val_every), out, workers, ray, strict, as_json)
 
 
 @command(preprocess_app, "world")
 def world(
-    out: Out = None,
+    out: OutUrl = None,
     scenes: Annotated[int, typer.Option("--scenes", help="Scenes, one sample each.")] = 200,
     frames: Annotated[int, typer.Option("--frames", help="Frames of a scene at 10 Hz.")] = 100,
     size: Size = "512x288",
     val_every: Annotated[int, typer.Option("--val-every", help="Every n-th scene is validation.")] = 10,
     seed: Seed = 0,
-    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes; 0: one for each CPU.")] = 0,
+    workers: Workers = 0,
+    ray: Ray = None,
     as_json: Json = False,
 ) -> None:
     """The rendered driving world: front camera, with actions, poses and calibration."""
-    from gwm.pipelines.preprocess import default_workers, preprocess
     from gwm.shards.sources.world import WorldSource
 
-    source = WorldSource(scenes, seed, frames, parse_size(size), val_every)
-    result = preprocess(source, out or data_root() / "shards" / "world", workers or default_workers())
-    show("rendered", asdict(result), as_json)
+    _preprocess(WorldSource(scenes, seed, frames, parse_size(size), val_every), out, workers, ray, False, as_json)
+
+
+def _preprocess(source: Source, out: str | None, workers: int, ray: str | None, strict: bool, as_json: bool) -> None:
+    from gwm.pipelines.preprocess import default_workers, in_processes, on_ray, preprocess
+    from gwm.shards.storage import as_path
+
+    run = in_processes(workers or default_workers()) if ray is None else on_ray(None if ray == "local" else ray)
+    folder = as_path(out or data_root() / "shards" / source.name)
+    show("preprocessed", vars(preprocess(source, folder, strict, run)), as_json)
 
 
 @command(shards_app, "info")
 def info(folder: ShardFolder, as_json: Json = False) -> None:
     """What is inside: source, samples, frames, views, sizes, what is present, what was skipped."""
+    from gwm.shards.storage import as_path
     from gwm.shards.verify import info as describe
 
-    show(str(folder), describe(folder), as_json)
+    show(folder, describe(as_path(folder)), as_json)
 
 
 @command(shards_app, "verify")
 def verify(folder: ShardFolder, as_json: Json = False) -> None:
     """Check every byte: hashes, tar structure, index, JPEGs, JSON. Exit code 1 if anything is wrong."""
+    from gwm.shards.storage import as_path
     from gwm.shards.verify import verify as check
 
-    report = check(folder)
-    show(str(folder), asdict(report), as_json)
+    report = check(as_path(folder))
+    show(folder, asdict(report), as_json)
     if report.problems:
         raise typer.Exit(1)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gwm.pipelines.autoencoder import train_autoencoder
 from gwm.pipelines.checkpoint import load_checkpoint
-from gwm.pipelines.preprocess import default_workers, preprocess
+from gwm.pipelines.preprocess import default_workers, in_processes, preprocess
 from gwm.pipelines.progress import console
 from gwm.pipelines.recipe import make_recipe
 from gwm.pipelines.rollout import RolloutSettings, rollout
@@ -59,7 +59,8 @@ def run_demo(out: Path, seed: int = 0, device: str = "auto") -> DemoResult:
     console.rule("1/5  a little world, rendered and written as shards")
     shards = folder / "shards"
     if not (shards / "dataset.json").is_file():
-        preprocess(WorldSource(SCENES, seed, SCENE_FRAMES, SIZE), shards, default_workers())
+        source = WorldSource(SCENES, seed, SCENE_FRAMES, SIZE)
+        preprocess(source, shards, run=in_processes(default_workers()))
     checked = verify(shards)
     if checked.problems:
         raise ShardError(f"{shards} is damaged ({checked.problems[0]}); delete {folder} and run the demo again")

@@ -1,100 +1,239 @@
-"""Turn a source into shards: items to chunks to tars, with every loss counted and named."""
+"""Turn a source into shards: items to jobs to tars, on one machine or many, with every loss counted and named.
+
+A job is one shard (see `shards/plan.py`). Whatever process runs it writes the same bytes, and a finished one is never
+run again, so killing a run loses only the shards that were being written.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
-from pathlib import Path
-from typing import Any, Protocol
+from multiprocessing import get_context
+from typing import Any
 
 from gwm.pipelines.progress import Ticker
 from gwm.shards import SourceError
+from gwm.shards.dataset import complete
+from gwm.shards.files import make_folder, write_json
+from gwm.shards.index import DATASET_FILE
+from gwm.shards.lock import LOCK_FILE, locked
+from gwm.shards.plan import PLAN_FILE, Item, Job, Source, make_plan
 from gwm.shards.schema import Chunk, Skipped
-from gwm.shards.writer import DatasetWriter
+from gwm.shards.storage import AnyPath
+from gwm.shards.writer import Record, read_record, read_rows, record_file, write_job, writing
+
+REPORT_FILE = "report.json"
 
 
-class Source(Protocol):
-    """A dataset to be read: what every file in `shards/sources` provides."""
-
-    @property
-    def name(self) -> str: ...
-    def items(self) -> Sequence[Any]: ...
-    def chunks(self, item: Any) -> Iterator[Chunk | Skipped]: ...
-    def settings(self) -> dict[str, object]: ...
-
-
-@dataclass(frozen=True)
-class PreprocessResult:
-    """What was written and what was left out."""
+@dataclass
+class Report:
+    """What a run did, and what the dataset now holds."""
 
     out: str
-    samples: int
-    frames: int
-    skipped: list[dict[str, str]]
+    items: int = 0  # of the source: files, segments, scenes
+    samples: int = 0
+    frames: int = 0  # time steps at 10 Hz
+    bytes: int = 0  # of the shards
+    shards: int = 0
+    new_shards: int = 0  # written by this run
+    seconds: float = 0.0  # of this run
+    frames_per_second: float = 0.0  # of this run; 0 where it wrote nothing
+    skipped_frames: int = 0  # of those in `skipped` whose number is known
+    skipped_by_cause: dict[str, int] = field(default_factory=dict)
+    skipped: list[dict[str, Any]] = field(default_factory=list)  # item, cause, frames
 
 
-def read_item(source: Source, item: Any) -> Iterator[Chunk | Skipped]:
-    """The chunks of one item; an item that cannot be read ends in a `Skipped`."""
-    try:
-        yield from source.chunks(item)
-    except SourceError as error:
-        yield Skipped(str(item), str(error).removeprefix(f"{item}: "))
+Task = tuple[Job, Sequence[Item]]
+Run = Callable[[Callable[[Task], Record], Sequence[Task]], Iterator[Record]]
 
 
-def _collect(source: Source, item: Any) -> list[Chunk | Skipped]:
-    return list(read_item(source, item))
-
-
-def _leave_interrupts_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _in_order(source: Source, items: Sequence[Any], workers: int) -> Iterator[Iterator[Chunk | Skipped]]:
-    """The chunks of every item, in the order of the items, whatever the number of processes."""
-    if workers == 1:
-        yield from (read_item(source, item) for item in items)
-        return
-    with ProcessPoolExecutor(workers, initializer=_leave_interrupts_to_the_parent) as pool:
-        waiting = iter(items)
-        futures = [pool.submit(_collect, source, item) for item in islice(waiting, 2 * workers)]
+def read_items(source: Source, items: Iterable[Item], strict: bool) -> Iterator[Chunk | Skipped]:
+    """The chunks of several items; one that cannot be read ends in a `Skipped`, or with `strict` in SourceError."""
+    for item in items:
         try:
-            while futures:
-                done = futures.pop(0).result()
-                futures += [pool.submit(_collect, source, item) for item in islice(waiting, 1)]
-                yield iter(done)
-        except BrokenProcessPool as error:
-            raise SourceError("a worker process died (out of memory?); try fewer --workers") from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for part in source.chunks(item):
+                if strict and isinstance(part, Skipped):
+                    raise SourceError(f"{part.item}: {part.cause}")
+                yield part
+        except SourceError as error:
+            if strict:
+                raise SourceError(f"{item.name}: {str(error).removeprefix(f'{item.name}: ')}") from error
+            yield Skipped(item.name, str(error).removeprefix(f"{item.name}: "))
 
 
-def preprocess(source: Source, out: Path, workers: int = 1, strict: bool = False) -> PreprocessResult:
-    """Write all chunks of `source` as a dataset into the folder `out`.
+def _do(source: Source, out: AnyPath, strict: bool, task: Task) -> Record:
+    """One job, from its items to its shard and record."""
+    job, items = task
+    gone = sorted(set(job.stamps) - {item.name for item in items})
+    parts: Iterator[Chunk | Skipped] = read_items(source, items, strict)
+    lost = (Skipped(name, "no longer in the source") for name in gone)
+    return write_job(out, source.name, job, (part for several in (parts, lost) for part in several))
 
-    Items that cannot be read are skipped, counted by cause and named in dataset.json; `strict` raises SourceError
-    at the first instead. With several workers the bytes are the same, but each holds a whole item in memory.
+
+def preprocess(source: Source, out: AnyPath, strict: bool = False, run: Run | None = None) -> Report:
+    """Write all chunks of `source` as a dataset into the folder `out`, or finish what an earlier run began there.
+
+    Shards that are there already are kept, items that the source gained since are added in new shards. Items that
+    cannot be read are skipped, counted by cause and named in dataset.json and report.json; `strict` raises
+    SourceError at the first instead. `run` does the jobs, in this process unless given (`in_processes`, `on_ray`);
+    the bytes of the dataset do not depend on it.
     """
-    items = source.items()
-    frames = samples = 0
-    skipped: list[dict[str, str]] = []
-    with DatasetWriter(out, source.name, source.settings()) as writer, Ticker(source.name, len(items)) as ticker:
-        for chunks in _in_order(source, items, workers):
-            for chunk in chunks:
-                if isinstance(chunk, Skipped):
-                    if strict:
-                        raise SourceError(f"{chunk.item}: {chunk.cause}")
-                    writer.skip(chunk.item, chunk.cause)
-                    skipped.append({"item": chunk.item, "cause": chunk.cause})
-                else:
-                    writer.add(chunk)
-                    samples, frames = samples + 1, frames + chunk.length
-            ticker.advance(note=f"{frames} frames")
-    return PreprocessResult(str(out), samples, frames, skipped)
+    began = time.monotonic()
+    found: Sequence[Item] = source.items()
+    make_folder(out)
+    with writing(out):
+        (out / "jobs").mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        with writing(out):
+            _remove_leftovers(out)
+            jobs = make_plan(out, source, found)
+        items = {item.name: item for item in found}
+        records = {job.number: record for job in jobs if (record := read_record(out, job))}
+        left = [
+            (job, [items[name] for name in job.stamps if name in items]) for job in jobs if job.number not in records
+        ]
+        report = Report(str(out), len(found), new_shards=len(left))
+        frames = 0
+        with Ticker(source.name, len(jobs), len(records)) as ticker:
+            for record in (run or in_this_process)(partial(_do, source, out, strict), left):
+                records[record.job.number] = record
+                frames += _frames(out, record)
+                ticker.advance(note=f"{frames} frames")
+        done = [records[job.number] for job in jobs]
+        if not any(record.shard.samples for record in done):
+            _discard(out, done)
+        if left or not (out / DATASET_FILE).is_file():
+            complete(out, source.name, source.settings(), done)
+        report.seconds = time.monotonic() - began
+        report.frames_per_second = frames / report.seconds
+        _fill(report, out, done)
+        with writing(out):
+            write_json(out / REPORT_FILE, vars(report))
+    return report
+
+
+def in_this_process(do: Callable[[Task], Record], tasks: Sequence[Task]) -> Iterator[Record]:
+    """One job after the other."""
+    yield from map(do, tasks)
+
+
+def in_processes(workers: int) -> Run:
+    """Several at a time, each in a process of its own with one thread."""
+
+    def run(do: Callable[[Task], Record], tasks: Sequence[Task]) -> Iterator[Record]:
+        if workers == 1 or len(tasks) < 2:
+            yield from in_this_process(do, tasks)
+            return
+        fresh = get_context("spawn")  # a forked process inherits the state of threads that it does not have
+        with ProcessPoolExecutor(workers, fresh, initializer=_begin_worker) as pool:
+            waiting = iter(tasks)
+            futures: set[Future[Record]] = {pool.submit(do, task) for task in islice(waiting, 2 * workers)}
+            try:
+                while futures:
+                    done, futures = wait(futures, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        yield future.result()
+                        futures |= {pool.submit(do, task) for task in islice(waiting, 1)}
+            except BrokenProcessPool as error:
+                raise SourceError("a worker process died (out of memory?); try fewer --workers") from error
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    return run
+
+
+def on_ray(address: str | None) -> Run:
+    """On the Ray cluster at `address` (`None`: one on this machine), one job for each of its CPUs.
+
+    Its machines read the source and write the shards themselves: both have to be URLs or folders that all of them see.
+    Raises SourceError without the extra "ray", or where no cluster answers.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise SourceError("--ray needs Ray: pip install 'gwm[ray]'") from error
+
+    def run(do: Callable[[Task], Record], tasks: Sequence[Task]) -> Iterator[Record]:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise SourceError(f"no Ray cluster at {address}: {error}") from error
+        try:
+            remote = ray.remote(num_cpus=1, max_retries=3)(do)
+            waiting = iter(tasks)
+            most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+            futures = [remote.remote(task) for task in islice(waiting, most)]
+            while futures:
+                done, futures = ray.wait(futures, num_returns=1)
+                futures += [remote.remote(task) for task in islice(waiting, len(done))]
+                yield from ray.get(done)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from error
+        except ray.exceptions.RayError as error:
+            raise SourceError(f"a job failed on the Ray cluster: {error}") from error
+        finally:
+            ray.shutdown()
+
+    return run
+
+
+def _begin_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it
+    one_thread()
+
+
+def one_thread() -> None:
+    """Leave the other cores to the other jobs; results do not depend on the number of threads then."""
+    import cv2
+    import torch
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+
+
+def _frames(out: AnyPath, record: Record) -> int:
+    return int(sum(read_rows(out, record.job).column("frames").to_pylist()))
+
+
+def _fill(report: Report, out: AnyPath, records: Sequence[Record]) -> None:
+    """What all records say together."""
+    report.shards = len(records)
+    report.samples = sum(record.shard.samples for record in records)
+    report.bytes = sum(record.shard.bytes for record in records)
+    report.frames = sum(_frames(out, record) for record in records)
+    for record in records:
+        for skipped in record.skipped:
+            report.skipped.append(vars(skipped))
+            report.skipped_frames += skipped.frames
+            report.skipped_by_cause[skipped.cause] = report.skipped_by_cause.get(skipped.cause, 0) + 1
+
+
+def _remove_leftovers(out: AnyPath) -> None:
+    """Remove the temporary files of a run that was killed: only names that `replacing` gives, and no run is alive."""
+    for folder in (out, out / "jobs"):
+        for file in folder.iterdir():
+            if re.fullmatch(r"\.[\w.-]+\.\d+\.tmp\.\w+", file.name):
+                file.unlink()
+
+
+def _discard(out: AnyPath, records: Sequence[Record]) -> None:
+    """Remove what a run without a single sample wrote: nothing is in it, and the next run shall read all again."""
+    files = [out / record.shard.name for record in records] + [record_file(out, record.job) for record in records]
+    for file in [*files, out / PLAN_FILE, out / LOCK_FILE]:
+        with suppress(OSError):
+            file.unlink()
+    for folder in (out / "jobs", out):
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def default_workers() -> int:

@@ -22,6 +22,7 @@ from gwm.shards.index import DATASET_FILE, Dataset, open_dataset
 from gwm.shards.reader import read_window
 from gwm.shards.schema import FRAME_RATE, Images, Skipped
 from gwm.shards.sources.video import video_files
+from gwm.shards.storage import AnyPath
 from gwm.shards.video import probe, read_frames
 
 CLIP_FRAMES = 25  # Vista's and the paper's window
@@ -184,7 +185,7 @@ def _open_side(path: Path) -> _Side:
 @dataclass(frozen=True)
 class _Videos:
     path: Path
-    files: tuple[Path, ...]
+    files: tuple[AnyPath, ...]
 
     def __str__(self) -> str:
         return f"{self.path} ({len(self.files)} video{'s' * (len(self.files) != 1)})"
@@ -223,7 +224,7 @@ class _Shards:
         return "val" in self.dataset.counts["splits"]
 
     def size(self) -> Size:
-        return self.dataset.size
+        return self.dataset.sizes[self.dataset.views[0]]
 
     def clips(self, size: Size, clip_frames: int, lost: list[str]) -> Iterator[Images]:
         """Runs of at most `clip_frames` frames of one view; damage raises, so nothing goes to `lost`."""

@@ -1,33 +1,50 @@
-"""Files that are complete or absent."""
+"""Files that are complete or absent, in a folder or in an object store."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from gwm.shards import ShardError
+from gwm.shards.storage import AnyPath
+
+P = TypeVar("P", bound=AnyPath)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; on success sync it and rename it to `path`, on failure remove it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+def replacing(path: AnyPath) -> Iterator[Path]:
+    """Give a temporary path beside `path`; on success sync it and rename it to `path`, on failure remove it.
+
+    For an object store the temporary file is a local one, which is then uploaded: an object is whole or absent.
+    """
+    if isinstance(path, Path):
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    else:
+        handle, name = tempfile.mkstemp(suffix=path.suffix, prefix="gwm-")
+        os.close(handle)
+        temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("rb") as f:
-            os.fsync(f.fileno())
-        temporary.replace(path)
+        if isinstance(path, Path):
+            with temporary.open("rb") as f:
+                os.fsync(f.fileno())
+            temporary.replace(path)
+        else:
+            path.fs.put_file(str(temporary), path.path)
+            temporary.unlink()
     except BaseException:
         with suppress(OSError):  # what went wrong first is what the user should read
             temporary.unlink(missing_ok=True)
         raise
 
 
-def make_folder(path: Path) -> Path:
+def make_folder(path: P) -> P:
     """Create the output folder `path`, or raise ShardError when it cannot be written to."""
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -35,17 +52,18 @@ def make_folder(path: Path) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise ShardError(f"cannot write into {path}: {error.strerror}; choose another folder with -o") from error
+        reason = error.strerror or error
+        raise ShardError(f"cannot write into {path}: {reason}; choose another folder with -o") from error
     return path
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(path: AnyPath) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+        return hashlib.file_digest(f, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
-def write_json(path: Path, value: object) -> None:
+def write_json(path: AnyPath, value: object) -> None:
     """Write `value` as indented JSON, complete or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

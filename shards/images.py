@@ -79,6 +79,27 @@ def decode_jpeg(data: bytes) -> Images:
     return image
 
 
+def jpeg_size(data: bytes) -> Size:
+    """(width, height) that a JPEG's header states. Raises ShardError for what is no JPEG."""
+    try:
+        height, width, *_ = simplejpeg.decode_jpeg_header(data)
+    except ValueError as error:
+        raise ShardError(f"{len(data)} bytes that are no JPEG: {error}") from error
+    return int(width), int(height)
+
+
+def fit_jpeg(data: bytes, size: Size | None, how: str = "crop") -> bytes:
+    """A JPEG at `size` (width, height), see `fit`; the same bytes where it has that size already, or `size` is None.
+
+    Raises ShardError for damaged bytes: whether passed on or not, the image is decoded once.
+    """
+    image = decode_jpeg(data)
+    plain = simplejpeg.decode_jpeg_header(data)[2] == "YCbCr"
+    if plain and size in (None, (image.shape[1], image.shape[0])):
+        return data
+    return encode_jpeg(image if size is None else fit(image, size, how))
+
+
 def _centred(outer: Size, shape: Size) -> Box:
     """The largest centred box of `outer` with the proportions of `shape`."""
     scale = min(outer[0] / shape[0], outer[1] / shape[1])

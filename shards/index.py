@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 from gwm.shards import ShardError
 from gwm.shards.sample import SPLITS, frame_name, json_name
 from gwm.shards.schema import FRAME_RATE, SCHEMA_VERSION
+from gwm.shards.storage import AnyPath
 
 DATASET_FILE = "dataset.json"
 INDEX_FILE = "index.parquet"
@@ -34,8 +34,8 @@ INDEX_SCHEMA = pa.schema(
         ("json_crc32", pa.uint32()),
         ("frames", pa.int32()),
         ("views", pa.list_(pa.string())),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
+        ("widths", pa.list_(pa.int32())),  # of the frames of each view, in pixels
+        ("heights", pa.list_(pa.int32())),
         ("scene", pa.string()),
         ("split", pa.string()),
         ("origin", pa.string()),
@@ -74,8 +74,8 @@ class Row:
     json_crc32: int
     frames: int
     views: tuple[str, ...]
-    width: int
-    height: int
+    widths: tuple[int, ...]
+    heights: tuple[int, ...]
     scene: str
     split: str
     origin: str
@@ -87,6 +87,11 @@ class Row:
     frame_offsets: npt.NDArray[np.int64]  # (K * T,)
     frame_sizes: npt.NDArray[np.int32]  # (K * T,)
     frame_crc32: npt.NDArray[np.uint32]  # (K * T,)
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """(width, height) of the frames of each view."""
+        return tuple(zip(self.widths, self.heights, strict=True))
 
     def members(self) -> list[Member]:
         """The JSON and every JPEG, in the order they lie in the tar."""
@@ -111,16 +116,16 @@ class ShardFile:
 class Dataset:
     """An opened dataset: `dataset.json` as fields, `index.parquet` as a table. Holds no open file; can be pickled."""
 
-    path: Path
+    path: AnyPath
     source: str
     settings: Mapping[str, Any]
     gwm_version: str
     views: tuple[str, ...]  # of all samples together
-    size: tuple[int, int]  # (width, height) of every frame
+    sizes: Mapping[str, tuple[int, int]]  # view -> (width, height) of its frames
     counts: Mapping[str, Any]  # see `count`
     shards: tuple[ShardFile, ...]
     index: Mapping[str, Any]  # name, bytes, sha256 of the index
-    skipped: tuple[Mapping[str, str], ...]  # item, cause
+    skipped: tuple[Mapping[str, Any], ...]  # item, cause, frames
     table: pa.Table
 
     def __len__(self) -> int:
@@ -132,11 +137,11 @@ class Dataset:
         assert 0 <= i < len(self), f"row {i} of {len(self)}"
         values = {name: self.table.column(name)[i] for name in INDEX_SCHEMA.names}
         lists = {name: values.pop(name).values.to_numpy() for name in ("frame_offsets", "frame_sizes", "frame_crc32")}
-        views = tuple(values.pop("views").as_py())
-        return Row(**{name: value.as_py() for name, value in values.items()}, views=views, **lists)
+        short: dict[str, Any] = {name: tuple(values.pop(name).as_py()) for name in ("views", "widths", "heights")}
+        return Row(**{name: value.as_py() for name, value in values.items()}, **short, **lists)
 
 
-def open_dataset(path: Path) -> Dataset:
+def open_dataset(path: AnyPath) -> Dataset:
     """Open the dataset in folder `path`.
 
     Raises ShardError where there is no dataset, it is of another schema version, its index is damaged, or a shard is
@@ -155,11 +160,12 @@ def open_dataset(path: Path) -> Dataset:
     return dataset
 
 
-def read_index(path: Path) -> Dataset:
+def read_index(path: AnyPath) -> Dataset:
     """Read `dataset.json` and `index.parquet` without looking for the shards. Raises ShardError."""
     fields = read_dataset_file(path)
     try:
-        table = pq.read_table(path / INDEX_FILE, page_checksum_verification=True)
+        with (path / INDEX_FILE).open("rb") as file:
+            table = pq.read_table(file, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         raise ShardError(f"{path}: {INDEX_FILE} cannot be read ({error}); copy it again") from error
     if not table.schema.equals(INDEX_SCHEMA):
@@ -171,7 +177,7 @@ def read_index(path: Path) -> Dataset:
             settings=fields["settings"],
             gwm_version=fields["gwm_version"],
             views=tuple(fields["views"]),
-            size=(int(fields["size"][0]), int(fields["size"][1])),
+            sizes={view: (int(size[0]), int(size[1])) for view, size in fields["sizes"].items()},
             counts=fields["counts"],
             shards=tuple(ShardFile(**shard) for shard in fields["shards"]),
             index=dict(fields["index"]),
@@ -184,7 +190,7 @@ def read_index(path: Path) -> Dataset:
         ) from error
 
 
-def read_dataset_file(path: Path) -> dict[str, Any]:
+def read_dataset_file(path: AnyPath) -> dict[str, Any]:
     """The fields of `dataset.json` in folder `path`. Raises ShardError for no dataset or another schema version."""
     if not path.exists():
         raise ShardError(f"no dataset at {path}: the path does not exist; make one with gwm preprocess … -o {path}")

@@ -95,3 +95,15 @@ def window_actions(motion: Motion, camera: Camera | None = None) -> Actions:
             command = command_of(trajectory[-1])
             goal = None if camera is None else project_goal(trajectory[-1], camera)
     return Actions(sample(motion.steering), sample(motion.speed), trajectory, goal, command)
+
+
+def forward_speed(pose: Floats, times: Floats) -> Floats | None:
+    """(T,) m/s along the vehicle's own x from poses (T, 4, 4) at `times` (T,) s; None for fewer than two.
+
+    Central differences; a reversing vehicle has a negative speed.
+    """
+    if len(times) < 2:
+        return None
+    velocity = np.gradient(pose[:, :3, 3], times, axis=0)
+    forward: Floats = np.einsum("td,td->t", velocity, pose[:, :3, 0])
+    return forward

@@ -51,7 +51,7 @@ def read_window(
     if missing or not views:
         raise ShardError(f"sample {entry.key} has the views {', '.join(entry.views)}, not {', '.join(missing)}")
     description, jpegs = _read(dataset, entry, start, length, views)
-    size = (entry.width, entry.height) if size is None else size
+    size = size or _common_size(entry, views)
     return Window(
         entry.key,
         start,
@@ -59,8 +59,22 @@ def read_window(
         views,
         description.motion.window(start, length + MOTION_AHEAD),
         _cameras(description, views, size),
-        description.text,
+        _text(description, start, start + length),
     )
+
+
+def _text(description: Description, start: int, end: int) -> str:
+    """The caption that most of the frames have, or else the chunk's text."""
+    shared = [min(end, caption.end) - max(start, caption.start) for caption in description.captions]
+    return description.captions[int(np.argmax(shared))].text if max(shared, default=0) > 0 else description.text
+
+
+def _common_size(row: Row, views: Sequence[str]) -> tuple[int, int]:
+    sizes = {row.sizes[row.views.index(view)] for view in views}
+    if len(sizes) > 1:
+        listed = ", ".join(f"{width}x{height}" for width, height in sorted(sizes))
+        raise ShardError(f"sample {row.key} has views of several sizes ({listed}); choose one with a size")
+    return sizes.pop()
 
 
 def read_chunk(dataset: Dataset, row: int, size: tuple[int, int] | None = None) -> Window:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from gwm.shards import ShardError
-from gwm.shards.schema import FRAME_RATE, SCHEMA_VERSION, VIEWS, Camera, Chunk, Floats, Motion
+from gwm.shards.schema import FRAME_RATE, SCHEMA_VERSION, VIEWS, Camera, Caption, Chunk, Floats, Motion
 
-SPLITS = ("train", "val")
+SPLITS = ("train", "val", "test")
 # Not in the paper: sources that take the nearest frame of an irregular camera may be off by half a period.
 STEP_TOLERANCE = 0.5 / FRAME_RATE + 1e-6  # s
 
@@ -33,6 +33,7 @@ class Description:
     motion: Motion
     cameras: tuple[Camera, ...]
     text: str
+    captions: tuple[Caption, ...]
     extra: Mapping[str, Any]
 
 
@@ -61,6 +62,7 @@ def describe(chunk: Chunk) -> Description:
         chunk.motion,
         chunk.cameras,
         chunk.text,
+        chunk.captions,
         chunk.extra,
     )
 
@@ -72,6 +74,10 @@ def faults(key: str, description: Description) -> list[str]:
         found.append(f"key {key!r} has characters other than letters, digits, _ and - (make it with clean_key)")
     if description.split not in SPLITS:
         found.append(f"split {description.split!r} is none of {', '.join(SPLITS)}")
+    frames = len(description.timestamps)
+    for caption in description.captions:
+        if not 0 <= caption.start < caption.end <= frames:
+            found.append(f"a caption of frames {caption.start} to {caption.end} of {frames}")
     return found + _time_faults(description.timestamps) + _motion_faults(description) + _camera_faults(description)
 
 
@@ -143,6 +149,7 @@ def encode_description(description: Description) -> bytes:
             for camera in description.cameras
         ],
         "text": description.text,
+        "captions": [vars(caption) for caption in description.captions],
         "extra": dict(description.extra),
     }
     try:
@@ -164,6 +171,7 @@ def decode_description(data: bytes) -> Description:
             Motion(_array(fields["pose"]), _array(fields["speed"]), _array(fields["steering"])),
             tuple(_camera(camera) for camera in fields["cameras"]),
             fields["text"],
+            tuple(Caption(**caption) for caption in fields["captions"]),
             fields["extra"],
         )
     except (ValueError, TypeError, KeyError) as error:

@@ -15,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 FRAME_RATE = 10.0  # Hz, of every chunk
-VIEWS = ("front", "front_right", "back_right", "back", "back_left", "front_left")  # clockwise from the front
-SCHEMA_VERSION = 1
+VIEWS = (  # clockwise from the front
+    "front", "front_right", "side_right", "back_right", "back", "back_left", "side_left", "front_left",
+)  # fmt: skip
+SCHEMA_VERSION = 2
 
 Floats = npt.NDArray[np.float64]
 Images = npt.NDArray[np.uint8]
@@ -51,18 +53,29 @@ class Motion:
 
 
 @dataclass(frozen=True)
+class Caption:
+    """What is said of some frames of a chunk."""
+
+    start: int  # first frame
+    end: int  # frame after the last
+    text: str
+    command: int | None = None  # in the source's own numbering
+
+
+@dataclass(frozen=True)
 class Chunk:
     """One sample as a source yields it and the writer stores it."""
 
     key: str  # unique in the dataset; no dots, see `clean_key`
     scene: str
-    split: str  # "train" or "val"
+    split: str  # "train", "val" or "test"
     origin: str  # the source file or seed it came from
     frames: Mapping[str, Sequence[bytes]]  # view -> T JPEG images, all views of equal T
     timestamps: Floats  # (T,) seconds since the start of the scene
     motion: Motion = field(default_factory=Motion)
     cameras: tuple[Camera, ...] = ()
     text: str = ""
+    captions: tuple[Caption, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)  # JSON values, such as how the frame was cropped
 
     @property
@@ -77,6 +90,7 @@ class Skipped:
 
     item: str  # the source file, and which part of it
     cause: str  # the same words for the same cause, so that causes can be counted
+    frames: int = 0  # how many at 10 Hz, where that is known
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
-from collections.abc import Mapping
 from contextlib import ExitStack
-from pathlib import Path
 
 from gwm.shards.files import replacing
 from gwm.shards.index import ShardFile
+from gwm.shards.storage import AnyPath
 
 
 def tar_header(name: str, size: int) -> bytes:
@@ -27,16 +26,11 @@ def padded(size: int) -> int:
 class OpenShard:
     """A tar being written under a temporary name."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: AnyPath) -> None:
         self.path, self.bytes, self.samples = path, 0, 0
         self._files = ExitStack()
         self._file = self._files.enter_context(self._files.enter_context(replacing(path)).open("wb"))
         self._hash = hashlib.sha256()
-
-    def has_room(self, members: Mapping[str, bytes], max_bytes: int, max_samples: int) -> bool:
-        """Whether one more sample stays within the limits."""
-        size = sum(tarfile.BLOCKSIZE + padded(len(data)) for data in members.values())
-        return self.samples < max_samples and self.bytes + size <= max_bytes
 
     def append(self, name: str, data: bytes) -> int:
         """Append one member; the offset of its data."""

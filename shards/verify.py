@@ -8,7 +8,6 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from gwm.shards.images import decode_jpeg
 from gwm.shards.index import INDEX_FILE, Dataset, Member, Row, ShardFile, count, open_dataset, read_index
 from gwm.shards.sample import decode_description, faults, json_name
 from gwm.shards.schema import FRAME_RATE, SCHEMA_VERSION
+from gwm.shards.storage import AnyPath
 from gwm.shards.tar import padded, tar_header
 
 
@@ -37,7 +37,7 @@ class VerifyReport:
         return not self.problems
 
 
-def verify(path: Path) -> VerifyReport:
+def verify(path: AnyPath) -> VerifyReport:
     """Check every byte of the dataset in folder `path`; all that is wrong is reported, not only the first.
 
     The SHA-256 of the index and of each shard; every member as `tarfile` sees it against the index (name, offset, size,
@@ -59,7 +59,7 @@ def verify(path: Path) -> VerifyReport:
     return VerifyReport(len(dataset), frames, sum(shard.bytes for shard in dataset.shards), problems)
 
 
-def info(path: Path) -> dict[str, Any]:
+def info(path: AnyPath) -> dict[str, Any]:
     """A summary of the dataset in folder `path`, of JSON values. Raises ShardError as `open_dataset` does."""
     dataset = open_dataset(path)
     counts = dataset.counts
@@ -81,8 +81,7 @@ def info(path: Path) -> dict[str, Any]:
         "splits": counts["splits"],
         "frame_rate": FRAME_RATE,
         "views": list(dataset.views),
-        "width": dataset.size[0],
-        "height": dataset.size[1],
+        "sizes": {view: list(size) for view, size in dataset.sizes.items()},
         "shards": len(dataset.shards),
         "bytes": sum(shard.bytes for shard in dataset.shards),
         "present": present,  # share of the samples that have it
@@ -96,8 +95,8 @@ def _check_index(dataset: Dataset) -> list[str]:
     found = []
     if dataset.counts != count(dataset.table):
         found.append("dataset.json: counts differ from the index")
-    listed = {shard.name: shard.samples for shard in dataset.shards}
-    if listed != dict(Counter(dataset.table.column("shard").to_pylist())):
+    listed = Counter({shard.name: shard.samples for shard in dataset.shards})
+    if listed != Counter(dataset.table.column("shard").to_pylist()):
         found.append("dataset.json: samples per shard differ from the index")
     keys = Counter(dataset.table.column("key").to_pylist())
     found += [f"{INDEX_FILE}: key {key} occurs {times} times" for key, times in keys.items() if times > 1]
@@ -123,7 +122,7 @@ def _check_shard(dataset: Dataset, shard: ShardFile, rows: Sequence[int]) -> lis
     return found
 
 
-def _sample_problems(dataset: Dataset, path: Path, rows: Sequence[int]) -> Iterator[str]:
+def _sample_problems(dataset: Dataset, path: AnyPath, rows: Sequence[int]) -> Iterator[str]:
     end = 0
     with path.open("rb") as f:
         for i in rows:
@@ -180,8 +179,9 @@ def _check_data(row: Row, member: Member, data: bytes) -> Iterator[str]:
             yield from _check_description(row, data)
             return
         height, width, _ = decode_jpeg(data).shape
-        if (width, height) != (row.width, row.height):
-            yield f"JPEG of {width}x{height}, not {row.width}x{row.height}"
+        wanted = row.sizes[row.views.index(member.name.split(".")[1])]
+        if (width, height) != wanted:
+            yield f"JPEG of {width}x{height}, not {wanted[0]}x{wanted[1]}"
     except ShardError as error:
         yield str(error)
 
@@ -202,7 +202,12 @@ def _check_description(row: Row, data: bytes) -> Iterator[str]:
         ("speed", motion.speed is not None, row.has_speed),
         ("steering", motion.steering is not None, row.has_steering),
         ("cameras", len(cameras) == len(description.views), row.has_cameras),
-        ("camera sizes", {(camera.width, camera.height) for camera in cameras} - {(row.width, row.height)}, set()),
+        (
+            "camera sizes",
+            {(camera.view, camera.width, camera.height) for camera in cameras}
+            - set(zip(row.views, row.widths, row.heights, strict=True)),
+            set(),
+        ),
     ):
         if stored != indexed:
             yield f"{name}: {stored!r}, but the index has {indexed!r}"

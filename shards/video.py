@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
-from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -18,6 +18,7 @@ from av.video.stream import VideoStream
 from gwm.shards import SourceError
 from gwm.shards.images import Size, fit
 from gwm.shards.schema import FRAME_RATE, Images, Skipped
+from gwm.shards.storage import AnyPath, is_local
 
 STEP = 1 / Fraction(FRAME_RATE)  # s between output frames
 TOLERANCE = Fraction(1, 2000)  # s that a frame may come late: containers round timestamps to 1 ms
@@ -38,11 +39,11 @@ class VideoInfo:
 
 @dataclass
 class Damage:
-    """What was lost while decoding one file."""
+    """What was lost while decoding one file, or a part of it."""
 
     packets: int = 0
     frames: int = 0  # dropped: they depend on a damaged packet, or their time does not advance
-    unseen: float = 0.0  # s without a picture
+    unseen: int = 0  # steps of 0.1 s without a picture
     missing: float = 0.0  # s at the end
     stated: float = 0.0  # s, the duration the file gives
 
@@ -52,13 +53,14 @@ class Damage:
         if self.packets or self.frames:
             found.append(Skipped(f"packets: {self.packets}, frames: {self.frames}", "damaged packets or times"))
         if self.unseen:
-            found.append(Skipped(f"{self.unseen:.1f} s", "time without a picture"))
+            found.append(Skipped(f"{self.unseen / FRAME_RATE:.1f} s", "time without a picture", self.unseen))
         if self.missing > MAX_MISSING:
-            found.append(Skipped(f"the last {self.missing:.1f} of {self.stated:.1f} s", "file ends early"))
+            part = f"the last {self.missing:.1f} of {self.stated:.1f} s"
+            found.append(Skipped(part, "file ends early", round(self.missing * FRAME_RATE)))
         return found
 
 
-def probe(path: Path) -> VideoInfo:
+def probe(path: AnyPath) -> VideoInfo:
     """What the video file says about itself; decodes its first frame. Raises SourceError as `read_frames` does."""
     with _opened(path) as (container, stream):
         frame = next(filter(None, _decoded(container, stream, Damage())), None)
@@ -70,7 +72,12 @@ def probe(path: Path) -> VideoInfo:
 
 
 def read_frames(
-    path: Path, size: Size | None = None, how: str = "crop", losses: list[Skipped] | None = None
+    path: AnyPath,
+    size: Size | None = None,
+    how: str = "crop",
+    losses: list[Skipped] | None = None,
+    begin: int = 0,
+    end: int | None = None,
 ) -> Iterator[tuple[float, Images]]:
     """Frames of the video file `path` at 10 Hz: (time in s since its first frame, (H, W, 3) RGB uint8).
 
@@ -79,9 +86,10 @@ def read_frames(
     are exact multiples of 0.1 s, and jump where a frame would be shown for longer than 1 s. The frames after
     a damaged packet, up to the next keyframe, are dropped: a decoder draws them upon what is missing.
 
-    `size` is (width, height), None for the video's own; `how` as in `gwm.shards.images.fit`. Rotation and pixel shape
-    are applied. An image on screen for longer than 0.1 s comes again as the same array: do not write into it. Memory
-    does not grow with the file.
+    Only the frames begin <= i < end are given; what lies before is sought over, so that parts of a file cost what
+    they are long, and together are the whole. `size` is (width, height), None for the video's own; `how` as in
+    `gwm.shards.images.fit`. Rotation and pixel shape are applied. An image on screen for longer than 0.1 s comes again
+    as the same array: do not write into it. Memory does not grow with the file.
 
     What is lost to damage is appended to `losses` at the end (item: which part); with None it raises SourceError
     instead, after all frames that decode. Raises SourceError for a path that is no file, not a video, or without
@@ -90,13 +98,15 @@ def read_frames(
     damage = Damage()
     with _opened(path) as (container, stream):
         shown: av.VideoFrame | None = None
-        for tick, frame in _on_the_grid(_timed(_decoded(container, stream, damage), stream, damage), damage):
+        part = (begin * STEP, None if end is None else end * STEP)
+        timed = _timed(_decoded(container, stream, damage), stream, damage, part)
+        for tick, frame in _on_the_grid(timed, damage, begin, end):
             if frame is not shown:
                 image = _upright(frame, stream)
                 image = image if size is None else fit(image, size, how)
                 shown = frame
             yield float(tick * STEP), image
-        if shown is None:
+        if shown is None and not begin:
             raise SourceError(f"{path}: no frame can be decoded, the file is damaged")
     if losses is not None:
         losses += damage.losses()
@@ -105,14 +115,15 @@ def read_frames(
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+def _opened(path: AnyPath) -> Iterator[tuple[InputContainer, VideoStream]]:
     if not path.is_file():
         raise SourceError(f"there is no video file {path}")
-    try:
-        container = av.open(str(path))
-    except (av.FFmpegError, OSError) as error:
-        raise SourceError(f"{path}: cannot be read as a video ({error.strerror})") from error
-    with container:
+    with ExitStack() as files:
+        try:
+            file: Any = str(path) if is_local(path) else files.enter_context(path.open("rb"))
+            container = files.enter_context(av.open(file))
+        except (av.FFmpegError, OSError) as error:
+            raise SourceError(f"{path}: cannot be read as a video ({error.strerror or error})") from error
         stream = container.streams.best("video")
         if not isinstance(stream, VideoStream):
             raise SourceError(f"{path}: no video stream")
@@ -144,12 +155,22 @@ def _decoded(container: InputContainer, stream: VideoStream, damage: Damage) -> 
 
 
 def _timed(
-    frames: Iterator[av.VideoFrame | None], stream: VideoStream, damage: Damage
+    frames: Iterator[av.VideoFrame | None],
+    stream: VideoStream,
+    damage: Damage,
+    part: tuple[Fraction, Fraction | None],
 ) -> Iterator[tuple[Fraction, av.VideoFrame | None]]:
-    """Each frame with its exact time in s since the first; None where the last one before a loss, or of all, ends."""
+    """Each frame with its exact time in s since the first; None where the last one before a loss, or of all, ends.
+
+    For a `part` (begin, end) that is not the first it goes on, once the first frame's time is known, at the last
+    keyframe before `begin`.
+    """
+    begin = part[0]
     start: Fraction | None = None
     now = end = Fraction(0)
     usual = 1 / Fraction(stream.average_rate or FRAME_RATE)
+    container = stream.container
+    assert isinstance(container, InputContainer)
     for frame in frames:
         if frame is None:
             yield end, None
@@ -157,7 +178,12 @@ def _timed(
         base = frame.time_base or stream.time_base or Fraction(1)
         # A raw stream has no timestamps: count on.
         time = (start or 0) + end if frame.pts is None else frame.pts * base
-        start = time if start is None else start
+        if start is None:
+            start = time
+            if begin and frame.pts is not None and stream.time_base:
+                container.seek(int((start + begin) / stream.time_base), stream=stream)
+                now = -begin  # a decoder may first give frames that lie before the keyframe
+                continue
         if time - start < now:
             damage.frames += 1
             continue
@@ -165,25 +191,31 @@ def _timed(
         end = now + (frame.duration * base if frame.duration else usual)
         yield now, frame
     yield end, None
-    container = stream.container
-    assert isinstance(container, InputContainer)
     damage.stated = _stated_duration(container, stream)
-    damage.missing = max(0.0, damage.stated - float(end))
+    limit = damage.stated if part[1] is None else min(damage.stated, float(part[1]))
+    damage.missing = max(0.0, limit - float(max(end, begin)))
 
 
 def _on_the_grid(
-    frames: Iterable[tuple[Fraction, av.VideoFrame | None]], damage: Damage
+    frames: Iterable[tuple[Fraction, av.VideoFrame | None]], damage: Damage, begin: int, end: int | None
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """Ticks of 0.1 s and the frame on screen at each, from frames with their times as `_timed` gives them."""
     held: av.VideoFrame | None = None
-    since, tick = Fraction(0), 0
+    since, tick, before = Fraction(0), 0, begin > 0
     for time, frame in frames:
         until = min(time, since + MAX_HOLD)
         while held is not None and tick * STEP + TOLERANCE < until:
-            yield tick, held
+            if before and tick >= begin:  # what was lost so far belongs to another part
+                damage.packets, damage.frames, before = 0, 0, False
+            if tick == end:
+                return
+            if tick >= begin:
+                yield tick, held
             tick += 1
         following = max(tick, ceil((time - TOLERANCE) / STEP))
-        damage.unseen += float((following - tick) * STEP)
+        damage.unseen += len(range(max(tick, begin), following if end is None else min(following, end)))
+        if end is not None and following >= end:
+            return
         held, since, tick = frame, time, following
 
 

@@ -1,6 +1,8 @@
-"""Writing a dataset: tar shards that plain WebDataset reads, then their index, then `dataset.json`.
+"""Writing a dataset: every shard with its record, then from the records `index.parquet` and last `dataset.json`.
 
-The bytes are those of `webdataset.TarWriter(mtime=0)`: the same chunks give the same files on every run.
+The bytes of a shard are those of `webdataset.TarWriter(mtime=0)`: the same chunks give the same files on every run. A
+record, `jobs/NNNNNN.parquet`, holds the shard's rows of the index, its hash and what was left out of it; a shard
+without one is not finished.
 """
 
 from __future__ import annotations
@@ -8,142 +10,134 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import simplejpeg
 
-from gwm import __version__
 from gwm.shards import ShardError
-from gwm.shards.files import make_folder, replacing, sha256_of, write_json
-from gwm.shards.index import DATASET_FILE, INDEX_FILE, INDEX_SCHEMA, Row, ShardFile, count
-from gwm.shards.sample import (
-    Description,
-    describe,
-    encode_description,
-    faults,
-    frame_name,
-    json_name,
-)
-from gwm.shards.schema import FRAME_RATE, SCHEMA_VERSION, VIEWS, Chunk
+from gwm.shards.files import replacing
+from gwm.shards.images import Size, jpeg_size
+from gwm.shards.index import INDEX_SCHEMA, Row, ShardFile
+from gwm.shards.plan import Job
+from gwm.shards.sample import Description, describe, encode_description, faults, frame_name, json_name
+from gwm.shards.schema import Chunk, Skipped
+from gwm.shards.storage import AnyPath
 from gwm.shards.tar import OpenShard
 
-# Small enough that a few hundred scenes give every process a shard of its own, large enough for a file system to like:
-# 32 chunks of 100 frames at 512x288 are about 140 MB.
-SHARD_SAMPLES = 32
-SHARD_BYTES = 512_000_000
-INDEX_ROWS_HELD = 1024  # rows of the index kept in memory before they are written
-NAMED_SKIPS = 5  # skipped items that an error message names
+META = b"gwm"  # the key of a record's Parquet metadata
 
 
-class DatasetWriter:
-    """Writes chunks into the folder `out`; use it in a `with` statement.
+@dataclass(frozen=True)
+class Record:
+    """A finished job: its shard and what was left out. The rows stay in the file."""
 
-    On a clean exit `index.parquet` and then `dataset.json` are written; on an exception every file it wrote is removed.
-    A folder that already holds a dataset is refused; shards left there by a killed run of the same source are replaced.
-    Opening a shard, adding and leaving raise ShardError for what cannot be written.
+    job: Job
+    shard: ShardFile
+    skipped: tuple[Skipped, ...]
+
+
+def record_file(out: AnyPath, job: Job) -> AnyPath:
+    """Where the record of a job lies."""
+    return out / "jobs" / f"{job.number:06d}.parquet"
+
+
+def read_record(out: AnyPath, job: Job) -> Record | None:
+    """The record of `job`, or None where it is not finished, is damaged, or was made from other bytes."""
+    try:
+        with record_file(out, job).open("rb") as file:
+            fields = json.loads(pq.read_schema(file).metadata[META])
+        shard = ShardFile(**fields["shard"])
+        if fields["stamps"] != dict(job.stamps) or (out / shard.name).stat().st_size != shard.bytes:
+            return None
+        return Record(job, shard, tuple(Skipped(**skipped) for skipped in fields["skipped"]))
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+        return None
+
+
+def read_rows(out: AnyPath, job: Job) -> pa.Table:
+    """The rows of a finished job, as in the index. Raises ShardError where they cannot be read."""
+    file = record_file(out, job)
+    try:
+        with file.open("rb") as f:
+            return pq.read_table(f, page_checksum_verification=True).replace_schema_metadata(None)
+    except (OSError, pa.ArrowException) as error:
+        raise ShardError(f"{file} is damaged ({error}); delete it and run the same command again") from error
+
+
+class SampleError(ShardError):
+    """A chunk that is not consistent; the shard can go on without it."""
+
+
+class ShardWriter:
+    """Writes one shard into the folder `out`; use it in a `with` statement.
+
+    On a clean exit the shard and then its record are there; on an exception neither is. Adding and leaving raise
+    ShardError for what cannot be written.
     """
 
-    def __init__(
-        self,
-        out: Path,
-        source: str,
-        settings: Mapping[str, Any],
-        max_shard_bytes: int = SHARD_BYTES,
-        max_shard_samples: int = SHARD_SAMPLES,
-    ) -> None:
-        """`source` is the source's name and that of the shards; `settings` are JSON values. A shard is closed before
-        the sample that would take it past `max_shard_bytes` or `max_shard_samples`."""
+    def __init__(self, out: AnyPath, job: Job, source: str) -> None:
+        """`source` is the first part of the shard's name."""
         assert re.fullmatch(r"[A-Za-z0-9_-]+", source), f"source name {source!r}"
-        assert min(max_shard_bytes, max_shard_samples) > 0
-        json.dumps(dict(settings), allow_nan=False)  # a value that JSON lacks shows now, not after hours of work
-        self.out, self.source, self.settings = out, source, settings
-        self._max_bytes, self._max_samples = max_shard_bytes, max_shard_samples
-        self._created: list[Path] = []  # folders that were not there before, innermost first
-        self._files = ExitStack()  # the index, until the exit
-        self._shard: OpenShard | None = None
-        self._shards: list[ShardFile] = []
+        self.out, self.job = out, job
+        self._path = out / job.shard(source)
         self._rows: list[Row] = []
+        self._skipped: list[Skipped] = []
         self._keys: set[str] = set()
-        self._views: set[str] = set()
-        self._size: tuple[int, int] | None = None  # (width, height)
-        self._skipped: list[dict[str, str]] = []
-        self._failure: ShardError | None = None
+        self._sizes: dict[str, Size] = {}
 
-    def __enter__(self) -> DatasetWriter:
-        """Make the folder and begin. Raises ShardError if it holds a dataset or cannot be written to."""
-        with self._writing():
-            if (self.out / DATASET_FILE).exists():
-                raise ShardError(f"{self.out} already holds a dataset; choose another folder with -o, or delete it")
-            self._created = [folder for folder in (self.out, *self.out.parents) if not folder.exists()]
-        try:
-            make_folder(self.out)
-            with self._writing():
-                self._remove_leftovers()
-                index = self._files.enter_context(replacing(self.out / INDEX_FILE))
-                self._index = self._files.enter_context(
-                    pq.ParquetWriter(index, INDEX_SCHEMA, compression="zstd", write_page_checksum=True)
-                )
-        except BaseException as error:  # `with` does not call __exit__ then
-            self._discard(error)
-            raise
+    def __enter__(self) -> ShardWriter:
+        with writing(self.out):
+            self._shard = OpenShard(self._path)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Complete the dataset, or remove what was written. Raises ShardError when nothing was added."""
-        try:
-            if error is None:
-                if self._failure is not None:
-                    raise self._failure
-                self._finish()
-        except BaseException as failure:
-            self._discard(failure)
-            raise
         if error is not None:
-            self._discard(error)
+            self._shard.abandon(error)
+            return
+        with writing(self.out):
+            shard = self._shard.close()
+            fields = {
+                "stamps": dict(self.job.stamps), "shard": vars(shard),
+                "skipped": [vars(skipped) for skipped in self._skipped],
+            }  # fmt: skip
+            schema = INDEX_SCHEMA.with_metadata({META: json.dumps(fields, ensure_ascii=False).encode()})
+            table = pa.Table.from_pylist([vars(row) for row in self._rows], schema=schema)
+            with replacing(record_file(self.out, self.job)) as temporary:
+                pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
     def add(self, chunk: Chunk) -> None:
         """Store one sample.
 
-        Raises ShardError, before a byte of it is written, for a chunk that is not consistent (see `sample.faults`), for
-        frames that are no JPEGs of the dataset's size, and for a key that was used before: the caller may then skip
-        it. A disk that fails raises ShardError here and at every later step.
+        Raises SampleError, before a byte of it is written, for a chunk that is not consistent (see `sample.faults`),
+        for frames of a view that are no JPEGs of one size, and for a key that was used before.
         """
-        if self._failure is not None:
-            raise self._failure
-        description, size = self._checked(chunk)
-        members = _members(chunk, description)
-        with self._writing():
-            if self._shard is not None and not self._shard.has_room(members, self._max_bytes, self._max_samples):
-                self._close_shard()
-            if self._shard is None:
-                self._shard = OpenShard(self.out / f"{self.source}-{len(self._shards):06d}.tar")
+        try:
+            description, sizes = self._checked(chunk)
+            members = _members(chunk, description)
+        except ShardError as error:
+            raise SampleError(str(error)) from error
+        with writing(self.out):
             start = self._shard.bytes
             offsets = {name: self._shard.append(name, data) for name, data in members.items()}
-            self._shard.samples += 1
-            span = (start, self._shard.bytes - start)
-            self._rows.append(_row(chunk.key, self._shard.path.name, span, description, size, members, offsets))
-            if len(self._rows) >= INDEX_ROWS_HELD:
-                self._flush_rows()
+        self._shard.samples += 1
+        span = (start, self._shard.bytes - start)
+        self._rows.append(_row(chunk.key, self._path.name, span, description, sizes, members, offsets))
         self._keys.add(chunk.key)
-        self._views |= set(description.views)
-        self._size = size
+        self._sizes |= sizes
 
-    def skip(self, item: str, cause: str) -> None:
-        """Record that `item` was left out and why. Causes are counted in `dataset.json`: keep numbers out of them."""
-        self._skipped.append({"item": item, "cause": cause})
+    def skip(self, skipped: Skipped) -> None:
+        """Record what was left out and why. Causes are counted in `dataset.json`: keep numbers out of them."""
+        self._skipped.append(skipped)
 
-    def _checked(self, chunk: Chunk) -> tuple[Description, tuple[int, int]]:
-        """The chunk's description and frame size (width, height), or ShardError with all that is wrong with it."""
+    def _checked(self, chunk: Chunk) -> tuple[Description, dict[str, Size]]:
+        """The chunk's description and frame size of each view, or ShardError with all that is wrong."""
         description = describe(chunk)
         found = faults(chunk.key, description)
         if chunk.key in self._keys:
@@ -153,87 +147,45 @@ class DatasetWriter:
             found.append(f"{len(description.timestamps)} timestamps, but frames {lengths}")
         if found:
             raise ShardError(f"sample {chunk.key!r} of {chunk.origin}: {'; '.join(found)}")
-        sizes = {_jpeg_size(chunk, view, i) for view in description.views for i in range(lengths[view])}
-        size = self._size or min(sizes)
-        of_cameras = {(camera.width, camera.height) for camera in description.cameras}
-        if sizes | of_cameras != {size}:
-            raise ShardError(
-                f"sample {chunk.key!r} of {chunk.origin}: frames of {_sizes(sizes)} and cameras of "
-                f"{_sizes(of_cameras)}; all are {_sizes({size})} in this dataset"
-            )
-        return description, size
+        cameras = {camera.view: {(camera.width, camera.height)} for camera in description.cameras}
+        sizes = {}
+        for view in description.views:
+            seen = {_jpeg_size(chunk, view, i) for i in range(lengths[view])}
+            sizes[view] = self._sizes.get(view, min(seen))
+            if seen | cameras.get(view, set()) != {sizes[view]}:
+                raise ShardError(
+                    f"sample {chunk.key!r} of {chunk.origin}: {view} frames of {_listed(seen)} and camera of "
+                    f"{_listed(cameras.get(view, set()))}; the dataset has {_listed({sizes[view]})}"
+                )
+        return description, sizes
 
-    def _close_shard(self) -> None:
-        assert self._shard is not None
-        self._shards.append(self._shard.close())
-        self._shard = None
 
-    def _flush_rows(self) -> None:
-        if self._rows:
-            self._index.write_table(pa.Table.from_pylist([vars(row) for row in self._rows], schema=INDEX_SCHEMA))
-            self._rows.clear()
+def write_job(out: AnyPath, source: str, job: Job, parts: Iterable[Chunk | Skipped]) -> Record:
+    """Write one shard and its record. A chunk that the writer refuses is left out and reported."""
+    with ShardWriter(out, job, source) as writer:
+        for part in parts:
+            if isinstance(part, Skipped):
+                writer.skip(part)
+            else:
+                try:
+                    writer.add(part)
+                except SampleError as error:
+                    writer.skip(Skipped(str(error), "sample is not consistent", part.length))
+    record = read_record(out, job)
+    if record is None:
+        raise ShardError(f"what was written into {out} is not there; does something else write into it?")
+    return record
 
-    def _finish(self) -> None:
-        if not self._keys:
-            named = "; ".join(f"{skip['item']}: {skip['cause']}" for skip in self._skipped[:NAMED_SKIPS])
-            more = f"; and {len(self._skipped) - NAMED_SKIPS} more" if len(self._skipped) > NAMED_SKIPS else ""
-            left_out = f"{len(self._skipped)} skipped: {named}{more}" if self._skipped else "nothing was skipped either"
-            raise ShardError(f"no samples for {self.out}; {left_out}. Check the source and its settings")
-        with self._writing():
-            self._close_shard()
-            self._flush_rows()
-            self._files.close()
-            write_json(self.out / DATASET_FILE, self._dataset_fields())
 
-    def _dataset_fields(self) -> dict[str, Any]:
-        index = self.out / INDEX_FILE
-        assert self._size is not None
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "gwm_version": __version__,
-            "source": self.source,
-            "settings": dict(self.settings),
-            "frame_rate": FRAME_RATE,
-            "views": [view for view in VIEWS if view in self._views],
-            "size": list(self._size),
-            "counts": count(pq.read_table(index, columns=["split", "scene", "frames"])),
-            "index": {"name": INDEX_FILE, "bytes": index.stat().st_size, "sha256": sha256_of(index)},
-            "shards": [vars(shard) for shard in self._shards],
-            "skipped_by_cause": dict(sorted(Counter(skip["cause"] for skip in self._skipped).items())),
-            "skipped": self._skipped,
-        }
-
-    def _remove_leftovers(self) -> None:
-        """Remove what a killed run left behind, which has no `dataset.json`: only names that this writer gives."""
-        shard, index = re.escape(self.source) + r"-\d{6}\.tar", re.escape(INDEX_FILE)
-        temporary = rf"\.({shard}|{index}|{re.escape(DATASET_FILE)})\.\d+\.tmp\.\w+"  # see `replacing`
-        for file in self.out.iterdir():
-            if re.fullmatch(f"{shard}|{index}|{temporary}", file.name):
-                file.unlink()
-
-    def _discard(self, error: BaseException) -> None:
-        """Remove every file that this writer wrote, and the folders that it made."""
-        names = [INDEX_FILE, *(shard.name for shard in self._shards)]
-        if self._shard is not None:
-            names.append(self._shard.path.name)  # renamed already, if the interruption came just then
-            with suppress(OSError):  # closing writes what was buffered, and the disk may be full
-                self._shard.abandon(error)
-        with suppress(OSError):
-            self._files.__exit__(type(error), error, error.__traceback__)
-        for name in names:
-            with suppress(OSError):
-                (self.out / name).unlink()
-        for folder in self._created:
-            with suppress(OSError):  # it stays where somebody else's files lie in it
-                folder.rmdir()
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            self._failure = ShardError(f"cannot write into {self.out}: {error.strerror or error}; nothing was kept")
-            raise self._failure from error
+@contextmanager
+def writing(out: AnyPath) -> Iterator[None]:
+    """Turn what the system says of a failed write into one ShardError."""
+    try:
+        yield
+    except OSError as error:
+        raise ShardError(
+            f"cannot write into {out}: {error.strerror or error}; finished shards are kept, run the same command again"
+        ) from error
 
 
 def _members(chunk: Chunk, description: Description) -> dict[str, bytes]:
@@ -250,7 +202,7 @@ def _row(
     shard: str,
     span: tuple[int, int],
     description: Description,
-    size: tuple[int, int],
+    sizes: Mapping[str, Size],
     members: Mapping[str, bytes],
     offsets: Mapping[str, int],
 ) -> Row:
@@ -266,8 +218,8 @@ def _row(
         json_crc32=zlib.crc32(members[at_json]),
         frames=frames,
         views=description.views,
-        width=size[0],
-        height=size[1],
+        widths=tuple(sizes[view][0] for view in description.views),
+        heights=tuple(sizes[view][1] for view in description.views),
         scene=description.scene,
         split=description.split,
         origin=description.origin,
@@ -282,13 +234,18 @@ def _row(
     )
 
 
-def _jpeg_size(chunk: Chunk, view: str, frame: int) -> tuple[int, int]:
+def _jpeg_size(chunk: Chunk, view: str, frame: int) -> Size:
     try:
-        height, width, *_ = simplejpeg.decode_jpeg_header(chunk.frames[view][frame])
-    except ValueError as error:
+        return jpeg_size(chunk.frames[view][frame])
+    except ShardError as error:
         raise ShardError(f"sample {chunk.key!r} of {chunk.origin}: {view} frame {frame} is no JPEG: {error}") from error
-    return int(width), int(height)
 
 
-def _sizes(sizes: set[tuple[int, int]]) -> str:
+def _listed(sizes: set[Size]) -> str:
     return ", ".join(f"{width}x{height}" for width, height in sorted(sizes)) or "no size"
+
+
+def named(skipped: Sequence[Skipped], most: int = 5) -> str:
+    """What was left out, in one line."""
+    more = f"; and {len(skipped) - most} more" if len(skipped) > most else ""
+    return "; ".join(f"{skip.item}: {skip.cause}" for skip in skipped[:most]) + more

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from toy_shards import write
 
 from gwm.core.autoencoder import Autoencoder
 from gwm.core.config import ModelConfig
@@ -18,7 +19,6 @@ from gwm.pipelines.recipe import NANO_LONG, Recipe, Stage
 from gwm.shards.images import encode_jpeg
 from gwm.shards.motion import integrate
 from gwm.shards.schema import Chunk, Motion
-from gwm.shards.writer import DatasetWriter
 
 torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 
@@ -56,11 +56,8 @@ def tiny_chunk(i: int, frames: int = 30, split: str = "train") -> Chunk:
 @pytest.fixture(scope="session")
 def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four training samples and one for validation."""
-    out = tmp_path_factory.mktemp("shards") / "tiny"
-    with DatasetWriter(out, "tiny", {}) as writer:
-        for i in range(5):
-            writer.add(tiny_chunk(i, split="val" if i == 4 else "train"))
-    return out
+    chunks = [tiny_chunk(i, split="val" if i == 4 else "train") for i in range(5)]
+    return write(tmp_path_factory.mktemp("shards") / "tiny", chunks)
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,8 @@ def test_preprocess_verify_and_info(tmp_path):
     made = gwm(
         "preprocess", "world", "-o", "s", "--scenes", 2, "--frames", 4, "--size", "32x16", "--workers", 1, "--json"
     )
-    assert json.loads(made.stdout) == {"out": "s", "samples": 2, "frames": 8, "skipped": []}
+    report = json.loads(made.stdout)
+    assert (report["out"], report["samples"], report["frames"], report["skipped"]) == ("s", 2, 8, [])
     assert json.loads(gwm("shards", "info", "s", "--json").stdout)["source"] == "world"
     assert json.loads(gwm("shards", "verify", "s", "--json").stdout)["problems"] == []
     assert gwm("shards", "verify", "s").exit_code == 0
@@ -58,7 +59,7 @@ def test_preprocess_verify_and_info(tmp_path):
     report = gwm("shards", "verify", "s", "--json")
     assert report.exit_code == 1
     assert any("world-000000.tar" in problem for problem in json.loads(report.stdout)["problems"])
-    assert "already" in refused("preprocess", "world", "-o", "s", "--scenes", 2, "--frames", 4)
+    assert "other settings: size" in refused("preprocess", "world", "-o", "s", "--scenes", 2, "--frames", 4)
 
 
 def test_rollout_and_info_of_a_checkpoint(checkpoint, tiny_shards, tmp_path):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import simplejpeg
 
 from gwm.shards import ShardError, SourceError
-from gwm.shards.images import decode_jpeg, encode_jpeg, fit, fit_camera
+from gwm.shards.images import decode_jpeg, encode_jpeg, fit, fit_camera, fit_jpeg, jpeg_size
 from gwm.shards.schema import Camera
 
 
@@ -47,3 +48,18 @@ def test_jpeg_round_trip_and_damage():
     for bad in (b"", b"text", data[: len(data) // 2]):
         with pytest.raises(ShardError, match="JPEG"):
             decode_jpeg(bad)
+
+
+def test_a_jpeg_of_the_right_size_is_passed_on_untouched():
+    image = np.broadcast_to(np.arange(64, dtype=np.uint8)[None, :, None] * 3, (32, 64, 3)).copy()
+    data = encode_jpeg(image, 80)
+    assert fit_jpeg(data, (64, 32)) == fit_jpeg(data, None) == data
+    small = fit_jpeg(data, (32, 32), "letterbox")
+    assert jpeg_size(small) == (32, 32)
+    assert decode_jpeg(small)[:7].max() < 20
+    grey = simplejpeg.encode_jpeg(image[:, :, :1].copy(), colorspace="GRAY")
+    plain = fit_jpeg(grey, (64, 32))
+    assert simplejpeg.decode_jpeg_header(plain)[2] == "YCbCr"
+    assert np.abs(decode_jpeg(plain).astype(int) - image).max() <= 8
+    with pytest.raises(ShardError, match="JPEG"):
+        fit_jpeg(data[: len(data) // 2], (64, 32))

@@ -1,14 +1,33 @@
-"""The preprocessing pipeline: order, workers, skips."""
+"""The preprocessing pipeline: jobs, workers, skips, resuming, adding, refusing."""
 
 import json
-from dataclasses import dataclass
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 from conftest import tiny_chunk
 
-from gwm.pipelines.preprocess import preprocess
-from gwm.shards import ShardError, SourceError
+from gwm.pipelines.preprocess import in_processes, preprocess
+from gwm.shards import ShardError, SourceError, plan
+from gwm.shards.index import open_dataset
+from gwm.shards.lock import locked
 from gwm.shards.schema import Skipped
+from gwm.shards.storage import as_path
+from gwm.shards.tar import OpenShard
+from gwm.shards.verify import verify
+
+
+@dataclass(frozen=True)
+class Part:
+    name: str
+    images: int = 30
+    stamp: str = ""
 
 
 @dataclass(frozen=True)
@@ -16,52 +35,201 @@ class Toy:
     """Items 0..n-1; item 1 is bad, item 2 loses a part."""
 
     n: int = 5
+    bad: int = 1
+    stamp: str = ""
     name = "toy"
 
     def items(self):
-        return list(range(self.n))
+        return [Part(f"{i}", stamp=self.stamp if i == 1 else "") for i in range(self.n)]
 
     def settings(self):
-        return {"n": self.n}
+        return {"bad": self.bad}
 
     def chunks(self, item):
-        if item == 1:
+        i = int(item.name)
+        if i == self.bad and not self.stamp:
             raise SourceError("cannot be read")
-        if item == 2:
-            yield Skipped("2", "half of it is gone")
-        yield tiny_chunk(item)
+        if i == 2:
+            yield Skipped("2", "half of it is gone", 15)
+        yield tiny_chunk(i)
 
 
-def contents(folder):
-    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    monkeypatch.setattr(plan, "SHARD_IMAGES", 60)
+
+
+def contents(folder, without=("report.json",)):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name not in without}
 
 
 def test_bytes_do_not_depend_on_the_number_of_workers(tmp_path):
-    for workers in (1, 2):
-        preprocess(Toy(), tmp_path / str(workers), workers)
+    preprocess(Toy(), tmp_path / "1")
+    preprocess(Toy(), tmp_path / "2", run=in_processes(2))
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
+    assert verify(tmp_path / "1").ok
 
 
 def test_bad_items_are_counted_and_named(tmp_path):
-    result = preprocess(Toy(), tmp_path / "out")
-    assert result.samples == 4
-    assert result.frames == 120
-    expected = [{"item": "1", "cause": "cannot be read"}, {"item": "2", "cause": "half of it is gone"}]
-    assert result.skipped == expected
+    report = preprocess(Toy(), tmp_path / "out")
+    assert (report.samples, report.frames, report.shards) == (4, 120, 3)
+    expected = [
+        {"item": "1", "cause": "cannot be read", "frames": 0},
+        {"item": "2", "cause": "half of it is gone", "frames": 15},
+    ]
+    assert report.skipped == expected
+    assert (report.skipped_frames, report.skipped_by_cause) == (15, {"cannot be read": 1, "half of it is gone": 1})
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["skipped"] == expected
+    assert json.loads((tmp_path / "out" / "report.json").read_text()) == vars(report)
 
 
-def test_strict_stops_and_leaves_nothing(tmp_path):
-    with pytest.raises(SourceError, match="1: cannot be read"):
-        preprocess(Toy(), tmp_path / "out", strict=True)
-    assert not (tmp_path / "out").exists() or not contents(tmp_path / "out")
+def test_strict_stops_and_keeps_the_shards_before(tmp_path):
+    with pytest.raises(SourceError, match="4: cannot be read"):
+        preprocess(Toy(bad=4), tmp_path / "out", strict=True, run=lambda do, tasks: map(do, tasks[2:]))
+    with pytest.raises(SourceError, match="2: half of it is gone"):
+        preprocess(Toy(bad=4), tmp_path / "out", strict=True)
+    assert set(contents(tmp_path / "out")) == {"toy-000000.tar"}
 
 
 def test_nothing_but_bad_items_is_an_error(tmp_path):
-    @dataclass(frozen=True)
-    class Bad(Toy):
-        def items(self):
-            return [1]
-
     with pytest.raises(ShardError, match="cannot be read"):
-        preprocess(Bad(), tmp_path / "out")
+        preprocess(Toy(1, bad=0), tmp_path / "out")
+    assert not (tmp_path / "out" / "dataset.json").exists()
+
+
+def test_a_second_run_does_nothing_and_a_longer_source_adds_shards(tmp_path):
+    first = preprocess(Toy(), tmp_path)
+    before = contents(tmp_path)
+    again = preprocess(Toy(), tmp_path)
+    assert (first.new_shards, again.new_shards, again.samples) == (3, 0, 4)
+    assert contents(tmp_path) == before
+    grown = preprocess(Toy(8), tmp_path)
+    assert (grown.new_shards, grown.shards, grown.samples) == (2, 5, 7)
+    after = contents(tmp_path)
+    assert {name: after[name] for name in before if name.endswith(".tar")} == {
+        name: data for name, data in before.items() if name.endswith(".tar")
+    }
+    assert verify(tmp_path).ok
+
+
+def test_a_source_file_that_changed_is_read_anew_and_nothing_else(tmp_path):
+    preprocess(Toy(), tmp_path)
+    old = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.tar")}
+    report = preprocess(Toy(stamp="repaired"), tmp_path)
+    new = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.tar")}
+    assert (report.new_shards, report.samples) == (1, 5)
+    assert [name for name in old if old[name] != new[name]] == ["toy-000000.tar"]
+    assert verify(tmp_path).ok
+
+
+def test_an_item_that_is_gone_is_reported(tmp_path):
+    preprocess(Toy(), tmp_path, run=lambda do, tasks: map(do, tasks))
+    (tmp_path / "toy-000001.tar").unlink()  # so its job runs again, with item 3 gone
+    report = preprocess(replace(Toy(), n=3), tmp_path)
+    assert {"item": "3", "cause": "no longer in the source", "frames": 0} in report.skipped
+
+
+def test_other_settings_and_other_sources_are_refused(tmp_path):
+    preprocess(Toy(), tmp_path)
+    before = contents(tmp_path, ())
+    with pytest.raises(ShardError, match=r"other settings: bad 1 instead of 0.*-o"):
+        preprocess(Toy(bad=0), tmp_path)
+
+    class Other(Toy):
+        name = "other"
+
+    with pytest.raises(ShardError, match=r"holds shards of 'toy'.*'other'"):
+        preprocess(Other(), tmp_path)
+    (tmp_path / "jobs" / "plan.json").write_text("{")
+    with pytest.raises(ShardError, match=r"plan.json cannot be read"):
+        preprocess(Toy(), tmp_path)
+    assert contents(tmp_path, ()) == before
+
+
+def test_two_items_of_one_name_are_refused(tmp_path):
+    class Twice(Toy):
+        def items(self):
+            return [Part("a"), Part("b"), Part("a")]
+
+    with pytest.raises(SourceError, match="more than once, such as a"):
+        preprocess(Twice(), tmp_path)
+
+
+def test_a_second_run_at_once_is_refused_by_another_process(tmp_path):
+    (tmp_path / "jobs").mkdir()
+    code = (
+        "import sys; from pathlib import Path; from gwm.shards.lock import locked\n"
+        "with locked(Path(sys.argv[1])): print('held', flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(ShardError, match="another run is writing"):
+            preprocess(Toy(), tmp_path)
+        holder.kill()  # the lock goes with the process, however that ends
+    assert preprocess(Toy(), tmp_path).samples == 4
+
+
+def test_in_an_object_store_the_lock_is_a_lease(monkeypatch):
+    out = as_path("memory://lease")
+    with locked(out):
+        with pytest.raises(ShardError, match=r"another run .*process \d+"), locked(out):
+            pass
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now + 100)
+        with locked(out):  # the other one gave no sign of life
+            pass
+
+
+def test_a_dataset_in_an_object_store_is_the_same(tmp_path):
+    preprocess(Toy(), tmp_path / "out")
+    out = as_path("memory://bucket/toy")
+    preprocess(Toy(), out)
+    assert {
+        path.name: path.read_bytes() for path in out.iterdir() if path.is_file() and path.name != "report.json"
+    } == (contents(tmp_path / "out"))
+    assert verify(out).ok
+    assert len(open_dataset(out)) == 4
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
+def test_a_read_only_folder_is_one_error(tmp_path):
+    (tmp_path / "out").mkdir(mode=0o500)
+    with pytest.raises(ShardError, match="cannot write into"):
+        preprocess(Toy(), tmp_path / "out")
+
+
+def test_a_file_in_the_place_of_the_folder_is_one_error(tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(ShardError, match="cannot write into"):
+        preprocess(Toy(), tmp_path / "out")
+
+
+def killed(out: Path, after: float) -> None:
+    """A run in a process of its own, which is killed."""
+    child = os.fork()
+    if child == 0:
+        append = OpenShard.append
+        OpenShard.append = lambda self, name, data: (time.sleep(0.001), append(self, name, data))[1]
+        with suppress(BaseException):
+            preprocess(Toy(8), out)
+        os._exit(0)
+    time.sleep(after)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def test_killed_at_any_moment_the_same_command_ends_in_the_same_bytes(tmp_path):
+    """At 20 moments in all, four of them one after the other."""
+    preprocess(Toy(8), tmp_path / "whole")
+    shards = set()
+    for series in range(5):
+        out = tmp_path / f"{series}"
+        for moment in range(4):
+            killed(out, 0.01 + 0.02 * (series + 5 * moment) / 4)
+            shards.add(len(list(out.glob("*.tar"))))
+        preprocess(Toy(8), out)
+        assert contents(out) == contents(tmp_path / "whole")
+        assert not [path for path in out.rglob("*") if ".tmp." in path.name]
+    assert len(shards) > 2  # they were killed at work, not before or after

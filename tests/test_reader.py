@@ -163,6 +163,6 @@ def test_more_ranks_than_shards_and_no_sample_long_enough(tmp_path: Path) -> Non
 
 def test_evaluation_list_is_exact(tmp_path: Path) -> None:
     chunks = [make_chunk(0, 12), make_chunk(1, 4), make_chunk(2, 5, split="val"), make_chunk(3, 5)]
-    dataset = open_dataset(write(tmp_path / "out", chunks, max_shard_samples=1))
+    dataset = open_dataset(write(tmp_path / "out", chunks, per_shard=1))
     assert iterate_windows(dataset, "train", 5, 3) == [(0, 0), (0, 3), (0, 6), (3, 0)]
     assert iterate_windows(dataset, "val", 5, 5) == [(2, 0)]

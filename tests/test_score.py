@@ -27,7 +27,6 @@ from gwm.pipelines.video_out import write_video
 from gwm.shards import ShardError, SourceError
 from gwm.shards.schema import Images
 from gwm.shards.video import read_frames
-from gwm.shards.writer import DatasetWriter
 
 T = 4  # frames of a clip, to be quick
 
@@ -282,9 +281,7 @@ def test_one_file_against_a_folder(videos: Path) -> None:
 @pytest.mark.usefixtures("quick")
 def test_shards_use_their_validation_split(videos: Path, tmp_path: Path) -> None:
     """And the smaller frames of the two decide the size: 64x32 here."""
-    with DatasetWriter(tmp_path / "s", "tiny", {}) as writer:
-        writer.add(tiny_chunk(0, 30, "train"))
-        writer.add(tiny_chunk(1, 2 * T + 1, "val"))
+    write(tmp_path / "s", [tiny_chunk(0, 30, "train"), tiny_chunk(1, 2 * T + 1, "val")])
     result = run(tmp_path / "s", videos)
     assert result.real == f"{tmp_path / 's'} (val split)"
     assert (result.n_frames_real, result.n_clips_real, result.size) == (2 * T + 1, 2, (64, 32))

@@ -60,7 +60,7 @@ def test_all_stages_run_in_order_and_a_finished_run_is_left_alone(tiny_shards, a
     assert training.size == SIZE
     assert training.frames == 6
     (data,) = training.data
-    assert data.startswith("tiny tiny sha256:")
+    assert data.startswith("toy tiny sha256:")
 
 
 def test_a_new_stage_does_not_make_the_loss_jump():

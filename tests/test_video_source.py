@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import count, pairwise
 from math import floor
@@ -12,57 +11,16 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from toy_video import HEIGHT, WIDTH, Jumps, number_of, plain, regular, write
 
-from gwm.shards import SourceError
-from gwm.shards.cuts import WINDOW, mark_cuts, thumbnail
+from gwm.shards import SourceError, clips
+from gwm.shards.clips import Cutting
 from gwm.shards.images import decode_jpeg
 from gwm.shards.schema import Chunk, Skipped
-from gwm.shards.sources.video import VideoSource, probe, read_frames
+from gwm.shards.sources.video import VideoPart, VideoSource, split_of
+from gwm.shards.video import probe, read_frames
 
-CLOCK = Fraction(1, 90000)
-WIDTH, HEIGHT = 128, 64
 REAL = Path(__file__).resolve().parents[1] / ".." / "shared" / "data" / "video"
-
-
-def coded(number: int, dark: bool = False) -> np.ndarray:
-    """A picture of eight stripes: the bits of `number`."""
-    bits = np.array([number >> i & 1 for i in range(8)], bool)
-    row = np.where(bits, 120 if dark else 220, 30).astype(np.uint8).repeat(WIDTH // 8)
-    return np.broadcast_to(row[None, :, None], (HEIGHT, WIDTH, 3)).copy()
-
-
-def number_of(image: np.ndarray) -> int:
-    """The number that `coded` drew; a stripe that is neither light nor dark is an error."""
-    stripes = image.mean(axis=(0, 2)).reshape(8, -1).mean(axis=1)
-    assert ((stripes < 60) | (stripes > 100)).all(), stripes
-    return sum(int(level > 80) << i for i, level in enumerate(stripes))
-
-
-def write(path, times, pictures=None, codec="libx264", pixels="yuv420p", gop=12, turn=0, shape=None, front=True):
-    """A video file with the pictures (default: numbered) at the given times in s."""
-    with av.open(str(path), "w", options={"movflags": "+faststart"} if front else {}) as file:
-        stream = file.add_stream(codec, rate=30)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pixels
-        stream.codec_context.gop_size = gop
-        if codec != "mpeg4":
-            stream.codec_context.time_base = CLOCK
-        if codec == "libx264":
-            stream.options = {"crf": "12", "preset": "veryfast"}
-        if turn:
-            stream.set_display_rotation(turn)
-        if shape:
-            stream.codec_context.sample_aspect_ratio = shape
-        clock = stream.codec_context.time_base or Fraction(1, 30)
-        for i, time in enumerate(times):
-            frame = av.VideoFrame.from_ndarray(coded(i % 256) if pictures is None else pictures[i], format="rgb24")
-            frame.pts, frame.time_base = round(time / clock), clock
-            file.mux(stream.encode(frame))
-        file.mux(stream.encode())
-    return path
-
-
-def regular(rate: float | Fraction, frames: int, start: float = 0) -> list[Fraction]:
-    return [Fraction(start) + i / Fraction(rate) for i in range(frames)]
 
 
 def numbers(path: Path, losses: list[Skipped] | None = None) -> list[int]:
@@ -83,23 +41,13 @@ def expected(path: Path) -> list[int]:
         shown.append(max(k for k, time in enumerate(times) if time <= at))
 
 
-@dataclass(frozen=True)
-class Jumps:
-    """A toy detector: at a cut every pixel changes."""
-
-    name: str = "jumps"
-
-    def __call__(self, thumbnails):
-        pixels = thumbnails.reshape(len(thumbnails), -1).astype(int)
-        return np.r_[False, np.abs(np.diff(pixels, axis=0)).min(axis=1) > 50]
+def source(folder: Path, val_every: int = 10, **settings) -> VideoSource:
+    return VideoSource(folder, Cutting(**({"size": (64, 32), "find_cuts": Jumps()} | settings)), val_every)
 
 
-def plain(level: int) -> np.ndarray:
-    return np.full((HEIGHT, WIDTH, 3), level, np.uint8)
-
-
-def source(folder: Path, **settings) -> VideoSource:
-    return VideoSource(folder, **({"size": (64, 32), "find_cuts": Jumps()} | settings))
+def read(videos: VideoSource):
+    """All chunks, and all that is skipped."""
+    return split(part for item in videos.items() for part in videos.chunks(item))
 
 
 def split(found):
@@ -153,8 +101,8 @@ def test_a_long_still_is_a_gap_and_said(tmp_path):
     got = [(t, number_of(image)) for t, image in read_frames(path, losses=losses)]
     assert [n for _, n in got] == [*range(10), *[9] * 9, *range(10, 20)]
     assert [round(t, 6) for t, _ in got][18:20] == [1.8, 4.0]
-    assert losses == [Skipped("2.1 s", "time without a picture")]
-    chunks, _ = split(source(path, min_scene=1).chunks(path))
+    assert losses == [Skipped("2.1 s", "time without a picture", 21)]
+    chunks, _ = read(source(path, min_scene=1))
     assert [c.length for c in chunks] == [19, 10]
     assert chunks[0].scene != chunks[1].scene
 
@@ -254,7 +202,11 @@ def test_what_is_no_video(tmp_path):
         (tmp_path / "none.mp4", "no video file"),
         (tmp_path, "no video file"),
     ]:
-        for use in (probe, lambda p: list(read_frames(p)), lambda p: list(source(tmp_path).chunks(p))):
+        for use in (
+            probe,
+            lambda p: list(read_frames(p)),
+            lambda p: list(source(p).chunks(VideoPart(p, p.name, "x", "", (0, None), 1))),
+        ):
             with pytest.raises(SourceError, match=f"{path.name}.*{words}|{words}.*{path.name}"):
                 use(path)
 
@@ -272,10 +224,10 @@ def test_no_videos(tmp_path):
 
 def test_chunks_of_a_scene(tmp_path):
     path = write(tmp_path / "drive.mp4", regular(10, 57))
-    chunks, skipped = split(source(path, frames=20, min_scene=18).chunks(path))
+    chunks, skipped = read(source(path, frames=20, min_scene=18))
     assert [c.length for c in chunks] == [20, 20, 17]  # the rest of a scene is kept, however short
-    assert [c.key for c in chunks] == ["video-drive-0000", "video-drive-0001", "video-drive-0002"]
-    assert {c.scene for c in chunks} == {"drive_00"}
+    assert [c.key for c in chunks] == ["video-drive-000000", "video-drive-000020", "video-drive-000040"]
+    assert {c.scene for c in chunks} == {"drive_000000"}
     assert chunks[1].timestamps.tolist() == [i / 10 for i in range(20, 40)]
     assert chunks[1].extra["start_time"] == 2.0
     assert chunks[0].extra["source_size"] == [WIDTH, HEIGHT]
@@ -288,24 +240,24 @@ def test_chunks_of_a_scene(tmp_path):
 def test_a_chunk_ends_at_a_cut(tmp_path):
     pictures = [plain(30)] * 30 + [plain(120)] * 5 + [plain(220)] * 40
     path = write(tmp_path / "two.mp4", regular(10, 75), pictures)
-    chunks, skipped = split(source(path, frames=25, min_scene=10).chunks(path))
+    chunks, skipped = read(source(path, frames=25, min_scene=10))
     assert [(c.scene, c.length, c.extra["start_time"]) for c in chunks] == [
-        ("two_00", 25, 0.0),
-        ("two_00", 5, 2.5),
-        ("two_01", 25, 3.5),
-        ("two_01", 15, 6.0),
+        ("two_000000", 25, 0.0),
+        ("two_000000", 5, 2.5),
+        ("two_000035", 25, 3.5),
+        ("two_000035", 15, 6.0),
     ]
     assert chunks[2].timestamps[0] == 0
     assert chunks[3].timestamps[0] == 2.5
     for chunk, level in zip(chunks, (30, 30, 220, 220), strict=True):
         assert all(abs(decode_jpeg(d).mean() - level) < 5 for d in chunk.frames["front"])
-    assert skipped == [Skipped("two.mp4: frames: 5, scenes: 1", "scene shorter than 10 frames")]
+    assert skipped == [Skipped("two.mp4: frames: 5, scenes: 1", "scene shorter than 10 frames", 5)]
 
 
 def test_losses_reach_the_source(tmp_path):
     whole = write(tmp_path / "a.mp4", regular(25, 250))
     whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    chunks, skipped = split(source(tmp_path, min_scene=5).chunks(whole))
+    chunks, skipped = read(source(tmp_path, min_scene=5))
     assert chunks
     assert any(s.cause == "file ends early" and s.item.startswith("a.mp4: ") for s in skipped)
 
@@ -315,64 +267,54 @@ def test_keys_are_unique_and_the_split_is_by_file(tmp_path):
     (tmp_path / "sub").mkdir()
     for name in ("a.mp4", "a.mkv", "b c.mp4", "b_c.mp4", "d.e.MP4", "sub/a.mp4", "sub-a.mp4"):
         write(tmp_path / name, regular(10, 12))
-    videos = source(tmp_path, frames=6, min_scene=6, val_every=3)
-    chunks = [c for item in videos.items() for c in videos.chunks(item)]
+    chunks, _ = read(source(tmp_path, 3, frames=6, min_scene=6))
     assert len({c.key for c in chunks}) == len(chunks) == 14
     assert not any("." in c.key for c in chunks)
     assert len({c.scene for c in chunks}) == 7
-    assert {c.origin for c in chunks if c.split == "val"} == {videos._origin(videos.items()[i]) for i in (2, 5)}
-    assert videos.items() == sorted(videos.items())
+    splits = {c.origin: c.split for c in chunks}
+    assert set(splits.values()) == {"train", "val"}
+    (tmp_path / "0.mp4").write_bytes((tmp_path / "a.mp4").read_bytes())  # files that come later change nothing
+    more, _ = read(source(tmp_path, 3, frames=6, min_scene=6))
+    assert {c.origin: c.split for c in more if c.origin != "0.mp4"} == splits
 
 
-def test_memory_is_flat(tmp_path):
-    """Reading stays at most a window ahead of what has been handed out."""
-    ahead = 0
-
-    def frames():
-        nonlocal ahead
-        for i in range(2000):
-            ahead += 1
-            yield i, np.zeros((27, 48, 3), np.uint8)
-
-    for _ in mark_cuts(frames(), Jumps()):
-        ahead -= 1
-        assert ahead <= WINDOW
+def test_about_one_file_in_n_is_validation():
+    for n in (0, 1, 4, 10):
+        share = sum(split_of(f"clip{i}.mp4", n) == "val" for i in range(2000)) / 2000
+        assert abs(share - (1 / n if n else 0)) < 0.03
 
 
-@pytest.mark.parametrize("length", [1, 2, 99, 149, 150, 151, 175, 199, 200, 201, 300, 475])
-def test_windows_change_nothing(length):
-    draw = np.random.default_rng(length)
-    levels = np.cumsum(draw.random(length) < 0.1) % 2 * 200
-    thumbnails = np.broadcast_to(levels[:, None, None, None], (length, 27, 48, 3)).astype(np.uint8)
-    marked = list(mark_cuts(enumerate(thumbnails), Jumps()))
-    assert [i for i, _ in marked] == list(range(length))
-    assert [cut for _, cut in marked] == Jumps()(thumbnails).tolist()
+# --- parts of long files
 
 
-# --- the real detector
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm"])
+def test_parts_of_a_file_are_together_the_whole(tmp_path, monkeypatch, suffix):
+    """Also of one whose keyframes lie elsewhere, and whose first timestamp is not 0."""
+    codec = "libvpx-vp9" if suffix == ".webm" else "libx264"
+    path = write(tmp_path / f"a{suffix}", regular(Fraction(30000, 1001), 240, start=3), codec=codec, gop=37)
+    whole = [(t, number_of(image)) for t, image in read_frames(path)]
+    for ends in ([20, 40, 60], [1], [33, 34, 79]):
+        begins = [0, *ends]
+        got = [read_frames(path, begin=a, end=b) for a, b in zip(begins, [*ends, None], strict=True)]
+        assert [(t, number_of(image)) for part in got for t, image in part] == whole
+    monkeypatch.setattr(clips, "PART", 20)
+    videos = source(path, frames=30)
+    assert [item.part for item in videos.items()] == [(0, 20), (20, 40), (40, 60), (60, None)]
+    assert [item.images for item in videos.items()] == [20, 20, 20, 20]
+    chunks, skipped = read(videos)
+    assert [number_of(decode_jpeg(data)) for c in chunks for data in c.frames["front"]] == [n for _, n in whole]
+    assert len({c.key for c in chunks}) == 4
+    assert skipped == []
 
 
-def view(seed: int, at: float) -> np.ndarray:
-    """Smooth landscape `seed`, moved sideways by `at` pixels."""
-    draw = np.random.default_rng(seed)
-    y, x = np.mgrid[:108, :192].astype(float)
-    picture = np.zeros((108, 192, 3))
-    for _ in range(12):
-        fx, fy, phase = draw.uniform(0.02, 0.12), draw.uniform(0.02, 0.12), draw.uniform(0, 6.3)
-        picture += draw.uniform(-18, 18, 3) * np.sin(fx * (x + at) + fy * y + phase)[..., None]
-    return np.clip(picture + draw.uniform(60, 190, 3), 0, 255).astype(np.uint8)
-
-
-def test_transnet_finds_the_cuts_and_touches_nothing_else():
-    """Its constructor reseeds every global generator and makes torch deterministic."""
-    torch = pytest.importorskip("torch")
-    from gwm.pipelines.cuts import transnet_cuts
-
-    torch.manual_seed(3)
-    random.seed(3)
-    before = torch.get_rng_state(), random.getstate(), torch.are_deterministic_algorithms_enabled()
-    images = [view(scene, 2.0 * i) for scene in range(3) for i in range(14)]
-    marked = mark_cuts(enumerate(map(thumbnail, images)), transnet_cuts())
-    assert [i for i, cut in marked if cut] == [14, 28]
-    assert torch.equal(torch.get_rng_state(), before[0])
-    assert (random.getstate(), torch.are_deterministic_algorithms_enabled()) == before[1:]
+def test_the_losses_of_parts_are_those_of_the_whole(tmp_path, monkeypatch):
+    whole = write(tmp_path / "a.mp4", [*regular(30, 60), *regular(30, 60, start=5)], gop=15)
+    whole.write_bytes(whole.read_bytes()[: whole.stat().st_size * 3 // 4])
+    losses: list[Skipped] = []
+    shown = sum(1 for _ in read_frames(whole, losses=losses))
+    monkeypatch.setattr(clips, "PART", 15)
+    chunks, skipped = read(source(tmp_path))
+    assert sum(c.length for c in chunks) + sum(s.frames for s in skipped if "scene" in s.cause) == shown
+    for cause in ("time without a picture", "file ends early"):
+        lost, lost_in_parts = (sum(s.frames for s in found if s.cause == cause) for found in (losses, skipped))
+        assert abs(lost - lost_in_parts) <= 1, cause

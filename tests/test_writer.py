@@ -5,32 +5,32 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from toy_shards import SIZE, make_camera, make_chunk, toy, write
+from toy_shards import SIZE, make_camera, make_chunk, toy, write, write_shard
 
 from gwm.shards import ShardError
+from gwm.shards.dataset import complete
 from gwm.shards.images import decode_jpeg, encode_jpeg
 from gwm.shards.index import open_dataset
-from gwm.shards.schema import VIEWS, Chunk, Motion
+from gwm.shards.plan import Job
+from gwm.shards.reader import read_window
+from gwm.shards.schema import VIEWS, Caption, Chunk, Motion, Skipped
 from gwm.shards.tar import OpenShard
 from gwm.shards.verify import info, verify
-from gwm.shards.writer import DatasetWriter
+from gwm.shards.writer import SampleError, ShardWriter, read_record, write_job
 
 
 def test_webdataset_alone_iterates_and_decodes(tmp_path: Path) -> None:
     wds = pytest.importorskip("webdataset")
     chunks = [make_chunk(i, 3, ["front", "back_left"]) for i in range(5)]
-    out = write(tmp_path / "out", chunks, max_shard_samples=2)
+    out = write(tmp_path / "out", chunks, per_shard=2)
     shards = sorted(str(path) for path in out.glob("toy-*.tar"))
     samples = list(wds.WebDataset(shards, shardshuffle=False).decode("rgb8"))
     assert [sample["__key__"] for sample in samples] == [chunk.key for chunk in chunks]
@@ -70,7 +70,7 @@ def test_more_than_999_frames_have_four_digits_and_stay_in_order(tmp_path: Path)
 
 def test_pyarrow_alone_reads_the_index_and_offsets_are_exact(tmp_path: Path) -> None:
     chunks = [make_chunk(i, 3 + i, VIEWS[: 1 + i % 3]) for i in range(5)]
-    out = write(tmp_path / "out", chunks, max_shard_samples=2)
+    out = write(tmp_path / "out", chunks, per_shard=2)
     rows = pq.read_table(out / "index.parquet").to_pylist()
     assert [row["key"] for row in rows] == [chunk.key for chunk in chunks]
     for row, chunk in zip(rows, chunks, strict=True):
@@ -96,14 +96,13 @@ def test_rows_of_the_dataset_are_those_of_the_index(tmp_path: Path) -> None:
 
 
 def test_dataset_json_says_what_is_inside(tmp_path: Path) -> None:
-    with DatasetWriter(tmp_path / "out", "toy", {"seed": 1}, max_shard_samples=2) as writer:
-        for i in range(5):
-            writer.add(make_chunk(i, 10 + i, split="val" if i == 4 else "train"))
-        writer.skip("a.mp4", "no video stream")
-        writer.skip("b.mp4", "no video stream")
+    chunks = [make_chunk(i, 10 + i, split="val" if i == 4 else "train") for i in range(5)]
+    lost = [Skipped("a.mp4", "no video stream"), Skipped("b.mp4", "no video stream", 7)]
+    records = [write_shard(tmp_path / "out", chunks[i : i + 2], i // 2, lost if i == 2 else ()) for i in (0, 2, 4)]
+    complete(tmp_path / "out", "toy", {"seed": 1}, records)
     fields = json.loads((tmp_path / "out" / "dataset.json").read_text())
-    assert (fields["schema_version"], fields["source"], fields["settings"]) == (1, "toy", {"seed": 1})
-    assert (fields["views"], fields["size"], fields["frame_rate"]) == (["front"], list(SIZE), 10.0)
+    assert (fields["schema_version"], fields["source"], fields["settings"]) == (2, "toy", {"seed": 1})
+    assert (fields["views"], fields["sizes"], fields["frame_rate"]) == (["front"], {"front": list(SIZE)}, 10.0)
     assert fields["counts"] == {
         "samples": 5,
         "frames": 60,
@@ -119,24 +118,16 @@ def test_dataset_json_says_what_is_inside(tmp_path: Path) -> None:
         data = (tmp_path / "out" / shard["name"]).read_bytes()
         assert (shard["bytes"], shard["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
     assert fields["skipped_by_cause"] == {"no video stream": 2}
+    assert fields["skipped"][1] == {"item": "b.mp4", "cause": "no video stream", "frames": 7}
     summary = info(tmp_path / "out")
     assert json.loads(json.dumps(summary)) == summary
     assert (summary["samples"], summary["skipped"], summary["present"]["pose"]) == (5, 2, 1.0)
 
 
-def test_shards_keep_to_their_limits(tmp_path: Path) -> None:
-    one = open_dataset(write(tmp_path / "one", [make_chunk(0)])).row(0).size
-    out = write(tmp_path / "out", [make_chunk(i) for i in range(6)], max_shard_bytes=2 * one + 10240)
-    shards = open_dataset(out).shards
-    assert [shard.samples for shard in shards] == [2, 2, 2]
-    tiny = write(tmp_path / "tiny", [make_chunk(0)], max_shard_bytes=1)  # a sample larger than a shard has its own
-    assert [shard.samples for shard in open_dataset(tiny).shards] == [1]
-
-
 def test_second_run_is_byte_identical(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        write(tmp_path / name, [make_chunk(i) for i in range(5)], max_shard_samples=2)
-    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+        write(tmp_path / name, [make_chunk(i) for i in range(5)], per_shard=2)
+    files = sorted(path.name for path in (tmp_path / "a").iterdir() if path.is_file())
     assert files == ["dataset.json", "index.parquet", "toy-000000.tar", "toy-000001.tar", "toy-000002.tar"]
     for name in files:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
@@ -149,7 +140,7 @@ def test_second_run_is_byte_identical(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"key": "a.b"}, "clean_key"),
-        ({"split": "test"}, "split 'test'"),
+        ({"split": "testing"}, "split 'testing'"),
         ({"frames": {}}, "missing"),
         ({"frames": {"rear": [b""] * 12}}, "rear"),
         ({"frames": {"front": [b"\xff\xd8 not a JPEG"] * 12}}, "front frame 0 is no JPEG"),
@@ -171,44 +162,63 @@ def test_second_run_is_byte_identical(tmp_path: Path) -> None:
 def test_inconsistent_chunks_are_refused_and_leave_no_trace(
     tmp_path: Path, change: dict[str, object], message: str
 ) -> None:
-    with DatasetWriter(tmp_path / "out", "toy", {}) as writer:
+    bad = replace(make_chunk(1), **change)  # type: ignore[arg-type]
+    with writer_of(tmp_path / "out") as writer:
         writer.add(make_chunk(0))
-        with pytest.raises(ShardError, match=message):
-            writer.add(replace(make_chunk(1), **change))  # type: ignore[arg-type]
+        with pytest.raises(SampleError, match=message):
+            writer.add(bad)
         writer.add(make_chunk(2))
-    assert verify(tmp_path / "out").ok
-    plain = write(tmp_path / "plain", [make_chunk(0), make_chunk(2)])
-    assert (plain / "toy-000000.tar").read_bytes() == (tmp_path / "out" / "toy-000000.tar").read_bytes()
+    write(tmp_path / "plain", [make_chunk(0), make_chunk(2)])
+    shard = "toy-000000.tar"
+    assert (tmp_path / "plain" / shard).read_bytes() == (tmp_path / "out" / shard).read_bytes()
 
 
-def test_all_frames_of_a_dataset_have_one_size(tmp_path: Path) -> None:
+def writer_of(out: Path) -> ShardWriter:
+    (out / "jobs").mkdir(parents=True)
+    return ShardWriter(out, Job(0, {"x": ""}), "toy")
+
+
+def test_an_inconsistent_chunk_is_reported_with_its_frames(tmp_path: Path) -> None:
+    (tmp_path / "jobs").mkdir()
+    record = write_job(tmp_path, "toy", Job(0, {"x": ""}), [make_chunk(0), make_chunk(0)])
+    assert record.shard.samples == 1
+    (skipped,) = record.skipped
+    assert (skipped.cause, skipped.frames) == ("sample is not consistent", 12)
+    assert "used before" in skipped.item
+
+
+def test_all_frames_of_a_view_have_one_size(tmp_path: Path) -> None:
     small = encode_jpeg(np.zeros((8, 16, 3), np.uint8))
-    with DatasetWriter(tmp_path / "out", "toy", {}) as writer:
+    other = replace(make_chunk(1), frames={"front": [small] * 12}, cameras=())
+    with writer_of(tmp_path / "out") as writer:
         writer.add(make_chunk(0))
-        with pytest.raises(ShardError, match="16x8"):
-            writer.add(replace(make_chunk(1), frames={"front": [small] * 12}, cameras=()))
+        with pytest.raises(SampleError, match="16x8"):
+            writer.add(other)
+        writer.add(replace(make_chunk(2), frames={"side_left": [small] * 12}, cameras=()))  # another view may have
+    with pytest.raises(ShardError, match="front frames of 16x8, shards before it 32x16"):
+        write(tmp_path / "two", [make_chunk(0), other], per_shard=1)
 
 
-def test_an_exception_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_captions_come_back(tmp_path: Path) -> None:
+    captions = (Caption(0, 5, "a junction", 1), Caption(5, 12, "a tunnel"))
+    dataset = open_dataset(write(tmp_path / "out", [replace(make_chunk(0), captions=captions)]))
+    for start, text in ((0, "a junction"), (4, "a tunnel"), (8, "a tunnel")):
+        assert read_window(dataset, 0, start, 4).text == text
+    with writer_of(tmp_path / "bad") as writer, pytest.raises(SampleError, match="caption of frames 5 to 13 of 12"):
+        writer.add(replace(make_chunk(0), captions=(Caption(5, 13, ""),)))
+
+
+def test_an_exception_leaves_neither_shard_nor_record(tmp_path: Path) -> None:
     def interrupted() -> Iterator[Chunk]:
-        yield from (make_chunk(i) for i in range(5))
+        yield make_chunk(0)
         raise KeyboardInterrupt
 
-    def crash(out: Path) -> None:
-        with pytest.raises(KeyboardInterrupt):
-            write(out, interrupted(), max_shard_samples=2)
-
-    crash(tmp_path / "deep" / "out")
-    assert not (tmp_path / "deep").exists()
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "notes.txt").write_text("keep")
-    crash(tmp_path / "mine")
-    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+    with pytest.raises(KeyboardInterrupt):
+        write_shard(tmp_path / "out", interrupted())
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == ["jobs"]
 
 
-def test_a_full_disk_is_one_clear_error_even_if_the_caller_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = OpenShard.append
 
     def full(self: OpenShard, name: str, data: bytes) -> int:
@@ -217,60 +227,35 @@ def test_a_full_disk_is_one_clear_error_even_if_the_caller_goes_on(
         return written(self, name, data)
 
     monkeypatch.setattr(OpenShard, "append", full)
-
-    def run() -> None:
-        with DatasetWriter(tmp_path / "out", "toy", {}, max_shard_samples=2) as writer:
-            for i in range(6):
-                with suppress(ShardError):  # as a pipeline that skips bad samples
-                    writer.add(make_chunk(i))
-
-    with pytest.raises(ShardError, match="No space left"):
-        run()
-    assert not (tmp_path / "out").exists()
+    with pytest.raises(ShardError, match="No space left on device; finished shards are kept"):
+        write(tmp_path / "out", [make_chunk(i) for i in range(6)], per_shard=2)
+    left = [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert sorted(left) == ["000000.parquet", "toy-000000.tar"]
 
 
-def test_an_existing_dataset_is_not_touched(tmp_path: Path) -> None:
-    dataset = toy(tmp_path / "out")
-    before = {path: path.read_bytes() for path in dataset.path.iterdir()}
-    with pytest.raises(ShardError, match=r"already holds a dataset; .* -o"):
-        write(dataset.path, [make_chunk(0)])
-    assert {path: path.read_bytes() for path in dataset.path.iterdir()} == before
-
-
-def test_leftovers_of_a_killed_run_are_replaced_and_nothing_else(tmp_path: Path) -> None:
-    """A killed run leaves shards and temporary files without dataset.json; a shorter run must not keep
-    the old shards."""
-    out = tmp_path / "out"
-    killed = (
-        "import os, sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import toy_shards as t\n"
-        "writer = t.DatasetWriter(Path(sys.argv[2]), 'toy', {}, max_shard_samples=2).__enter__()\n"
-        "[writer.add(t.make_chunk(i)) for i in range(7)]; os._exit(9)"
-    )
-    subprocess.run([sys.executable, "-c", killed, str(Path(__file__).parent), str(out)], check=False)
-    assert len([path for path in out.iterdir() if path.name.startswith("toy-")]) == 3
-    assert len([path for path in out.iterdir() if ".tmp." in path.name]) == 2
-    with pytest.raises(ShardError, match=r"no dataset.json"):
-        open_dataset(out)
-    (out / "other-000000.tar").write_bytes(b"not ours")
-    write(out, [make_chunk(0)])
-    expected = ["dataset.json", "index.parquet", "other-000000.tar", "toy-000000.tar"]
-    assert sorted(path.name for path in out.iterdir()) == expected
-    assert verify(out).problems == ["other-000000.tar: not in dataset.json"]
+@pytest.mark.parametrize("damage", ["record", "shard", "gone", "stamp"])
+def test_a_job_whose_files_are_damaged_is_not_finished(tmp_path: Path, damage: str) -> None:
+    job = write_shard(tmp_path, [make_chunk(0)]).job
+    assert read_record(tmp_path, job) is not None
+    shard, record = tmp_path / "toy-000000.tar", tmp_path / "jobs" / "000000.parquet"
+    if damage == "record":
+        record.write_bytes(record.read_bytes()[:-20])
+    if damage == "shard":
+        shard.write_bytes(shard.read_bytes()[:-512])
+    if damage == "gone":
+        shard.unlink()
+    if damage == "stamp":  # the source's file has another size now
+        job = Job(0, {"item 0": "123"})
+    assert read_record(tmp_path, job) is None
 
 
 def test_an_empty_dataset_names_what_was_skipped(tmp_path: Path) -> None:
-    def run() -> None:
-        with DatasetWriter(tmp_path / "out", "toy", {}) as writer:
-            for i in range(7):
-                writer.skip(f"{i}.mp4", "too short")
-
+    lost = [Skipped(f"{i}.mp4", "too short") for i in range(7)]
+    record = write_shard(tmp_path, [], 0, lost)
     with pytest.raises(ShardError, match=r"7 skipped: 0.mp4: too short.*and 2 more"):
-        run()
-    assert not (tmp_path / "out").exists()
+        complete(tmp_path, "toy", {}, [record])
 
 
-def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    for out in (tmp_path / "file", tmp_path / "file" / "out"):
-        with pytest.raises(ShardError, match="-o"):
-            write(out, [make_chunk(0)])
+def test_a_key_in_two_shards_is_an_error_that_names_both(tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match=r"chunk-0000 is in toy-000000.tar and in toy-000001.tar"):
+        write(tmp_path, [make_chunk(0), make_chunk(0)], per_shard=1)

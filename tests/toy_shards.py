@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from gwm.shards.dataset import complete
 from gwm.shards.images import encode_jpeg
 from gwm.shards.index import Dataset, open_dataset
 from gwm.shards.motion import integrate
-from gwm.shards.schema import Camera, Chunk, Motion
-from gwm.shards.writer import DatasetWriter
+from gwm.shards.plan import Job
+from gwm.shards.schema import Camera, Chunk, Motion, Skipped
+from gwm.shards.writer import Record, ShardWriter, read_record
 
 SIZE = (32, 16)  # width, height
 
@@ -43,17 +45,33 @@ def make_chunk(index: int, length: int = 12, views: Iterable[str] = ("front",), 
     )
 
 
-def write(out: Path, chunks: Iterable[Chunk], **limits: int) -> Path:
-    """A dataset of `chunks` at `out`."""
-    with DatasetWriter(out, "toy", {"frames": 12}, **limits) as writer:
+def write_shard(out: Path, chunks: Iterable[Chunk], number: int = 0, skipped: Iterable[Skipped] = ()) -> Record:
+    """One shard of `chunks` in the folder `out`."""
+    (out / "jobs").mkdir(parents=True, exist_ok=True)
+    job = Job(number, {f"item {number}": ""})
+    with ShardWriter(out, job, "toy") as writer:
         for chunk in chunks:
             writer.add(chunk)
+        for skip in skipped:
+            writer.skip(skip)
+    record = read_record(out, job)
+    assert record is not None
+    return record
+
+
+def write(out: Path, chunks: Iterable[Chunk], per_shard: int = 32) -> Path:
+    """A dataset of `chunks` at `out`."""
+    held = list(chunks)
+    records = [
+        write_shard(out, held[at : at + per_shard], number) for number, at in enumerate(range(0, len(held), per_shard))
+    ]
+    complete(out, "toy", {"frames": 12}, records)
     return out
 
 
 def toy(out: Path, lengths: Iterable[int] = (12,) * 10, per_shard: int = 2) -> Dataset:
     """An opened dataset of one-view chunks of these lengths."""
-    return open_dataset(write(out, [make_chunk(i, n) for i, n in enumerate(lengths)], max_shard_samples=per_shard))
+    return open_dataset(write(out, [make_chunk(i, n) for i, n in enumerate(lengths)], per_shard=per_shard))
 
 
 def same_motion(a: Motion, b: Motion) -> bool:

@@ -4,149 +4,119 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
-from typing import ClassVar, NamedTuple
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import ClassVar
 
 import numpy as np
 
 from gwm.shards import SourceError
-from gwm.shards.cuts import FindCuts, mark_cuts, thumbnail
-from gwm.shards.images import FITS, Size, encode_jpeg
+from gwm.shards.clips import Cutting, Part, Run, parts, runs
 from gwm.shards.schema import FRAME_RATE, Chunk, Skipped, clean_key
-from gwm.shards.video import VideoInfo, probe, read_frames
-
-__all__ = ["VideoInfo", "VideoSource", "probe", "read_frames"]
+from gwm.shards.storage import AnyPath, find
+from gwm.shards.video import probe
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
 
 
-class Shot(NamedTuple):
-    """One output frame on its way into a chunk."""
+@dataclass(frozen=True)
+class VideoPart:
+    """Up to five minutes of one file."""
 
-    tick: int  # time since the file's first frame, in steps of 0.1 s
-    jpeg: bytes
+    path: AnyPath
+    origin: str  # the file, relative to the source's folder
+    clean: str  # the file in keys; no other file has it
+    stamp: str
+    part: Part
+    images: int
+
+    @property
+    def name(self) -> str:
+        """The file, and from when on."""
+        return f"{self.origin}@{self.part[0] / FRAME_RATE:.0f}s" if self.part[0] else self.origin
 
 
 @dataclass(frozen=True)
 class VideoSource:
-    """A folder searched through for video files, or one file: one chunk per `frames` frames, view "front"."""
+    """A folder searched through for video files, or one file: one chunk per run of frames, view "front"."""
 
     name: ClassVar[str] = "video"
-    folder: Path
-    size: Size = (512, 288)  # width, height of the stored frames
-    fit: str = "crop"  # see gwm.shards.images.fit
-    frames: int = 100  # most frames of a chunk
-    min_scene: int = 5  # frames: a shorter scene, such as a frame of a dissolve, is left out and reported
-    val_every: int = 10  # every n-th file is validation, 0: none
-    find_cuts: FindCuts = field(kw_only=True)
+    folder: AnyPath
+    cutting: Cutting
+    val_every: int = 10  # about one file in n is validation, 0: none
 
     def __post_init__(self) -> None:
-        if self.fit not in FITS:
-            raise SourceError(f"no way to fit images is called {self.fit!r}; use one of: {', '.join(FITS)}")
-        if self.frames < 1:
-            raise SourceError(f"{self.frames} frames: a sample holds at least 1; use --frames 1 or more")
         if self.val_every < 0:
             raise SourceError(f"every {self.val_every}th video for validation: use --val-every 0 for none, or more")
-        assert self.min_scene > 0, self
 
-    def items(self) -> list[Path]:
-        """The video files, sorted. Raises SourceError where there are none."""
-        return list(self._files)
+    def items(self) -> list[VideoPart]:
+        """The parts of all files, sorted. Raises SourceError where there are none."""
+        found = []
+        paths = video_files(self.folder)
+        origins = [_relative(path, self.folder) for path in paths]
+        names = [clean_key(str(PurePosixPath(origin).with_suffix(""))) for origin in origins]
+        often = Counter(names)
+        for path, origin, name in zip(paths, origins, names, strict=True):
+            clean = name if often[name] == 1 else f"{name}-{_digest(origin):08x}"
+            stamp = str(path.stat().st_size)
+            found += [VideoPart(path, origin, clean, stamp, part, images) for part, images in _parts(path)]
+        return found
 
     def settings(self) -> dict[str, object]:
         """What decides the bytes of the shards, as JSON values."""
-        return {
-            "folder": str(self.folder),
-            "size": list(self.size),
-            "fit": self.fit,
-            "frames": self.frames,
-            "min_scene": self.min_scene,
-            "val_every": self.val_every,
-            "cuts": self.find_cuts.name,
-        }
+        return {**self.cutting.settings(), "val_every": self.val_every}
 
-    def chunks(self, item: Path) -> Iterator[Chunk | Skipped]:
+    def chunks(self, item: VideoPart) -> Iterator[Chunk | Skipped]:
         """The chunks of one file in order, then what is left out of it. Raises SourceError for what is no video."""
-        info, origin = probe(item), self._origin(item)
+        info = probe(item.path)
+        extra = {"fit": self.cutting.fit, "source_size": [info.width, info.height], "source_fps": info.fps}
         losses: list[Skipped] = []
-        seen = (
-            (Shot(round(time * FRAME_RATE), encode_jpeg(image)), thumbnail(image))
-            for time, image in read_frames(item, self.size, self.fit, losses)
-        )
-        least = min(self.min_scene, self.frames)
-        scene = number = -1
-        began, named = 0, False
-        short: list[int] = []
-        for fresh, run in _runs(mark_cuts(seen, self.find_cuts), self.frames):
-            if fresh:
-                began, named = run[0].tick, False
-            if fresh and len(run) < least:
-                short.append(len(run))
-                continue
-            scene, named, number = scene + (not named), True, number + 1
-            yield self._chunk(item, info, run, began, scene, number)
-        if short:
-            part = f"{origin}: frames: {sum(short)}, scenes: {len(short)}"
-            yield Skipped(part, f"scene shorter than {least} frames")
-        yield from (Skipped(f"{origin}: {loss.item}", loss.cause) for loss in losses)
+        for run in runs(item.path, item.origin, item.part, self.cutting, losses):
+            yield self._chunk(item, run, extra)
+        yield from losses
 
-    def _chunk(self, item: Path, info: VideoInfo, run: list[Shot], began: int, scene: int, number: int) -> Chunk:
-        index, name = self._files[item]
-        ticks = np.array([shot.tick for shot in run])
+    def _chunk(self, item: VideoPart, run: Run, extra: dict[str, object]) -> Chunk:
+        ticks = np.array([shot.tick for shot in run.shots])
         return Chunk(
-            key=clean_key(self.name, name, f"{number:04d}"),
-            scene=f"{name}_{scene:02d}",
-            split="val" if self.val_every and index % self.val_every == self.val_every - 1 else "train",
-            origin=self._origin(item),
-            frames={"front": [shot.jpeg for shot in run]},
-            timestamps=(ticks - began) / FRAME_RATE,
-            extra={
-                "fit": self.fit,
-                "source_size": [info.width, info.height],
-                "source_fps": info.fps,
-                "start_time": run[0].tick / FRAME_RATE,
-            },
+            key=clean_key(self.name, item.clean, f"{ticks[0]:06d}"),
+            scene=f"{item.clean}_{run.began:06d}",
+            split=split_of(item.origin, self.val_every),
+            origin=item.origin,
+            frames={"front": [shot.jpeg for shot in run.shots]},
+            timestamps=(ticks - run.began) / FRAME_RATE,
+            extra={**extra, "start_time": run.shots[0].tick / FRAME_RATE},
         )
 
-    def _origin(self, item: Path) -> str:
-        return item.name if item == self.folder else item.relative_to(self.folder).as_posix()
 
-    @cached_property
-    def _files(self) -> dict[Path, tuple[int, str]]:
-        """Every file with its place in the order and its name in keys, which no other file has."""
-        paths = video_files(self.folder)
-        names = [clean_key(str(Path(self._origin(p)).with_suffix(""))) for p in paths]
-        seen = Counter(names)
-        files = {}
-        for index, (path, name) in enumerate(zip(paths, names, strict=True)):
-            digest = hashlib.sha256(self._origin(path).encode()).hexdigest()[:8]
-            files[path] = (index, name if seen[name] == 1 else f"{name}-{digest}")
-        return files
+def split_of(origin: str, val_every: int) -> str:
+    """About one file in `val_every` is validation: by its name, so that files added later change nothing."""
+    return "val" if val_every and _digest(origin) % val_every == 0 else "train"
 
 
-def video_files(folder: Path) -> list[Path]:
+def video_files(folder: AnyPath) -> list[AnyPath]:
     """The video files at `folder`, itself one or searched through, sorted. SourceError where there are none."""
     if folder.is_file():
         return [folder]
     if not folder.exists():
         raise SourceError(f"{folder} does not exist; give a video file or a folder of them")
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    found = [path for path in find(folder, "*") if path.suffix.lower() in SUFFIXES]
     if not found:
         raise SourceError(f"no video in {folder} nor in its subfolders (looked for {' '.join(SUFFIXES)})")
     return found
 
 
-def _runs(shots: Iterable[tuple[Shot, bool]], longest: int) -> Iterator[tuple[bool, list[Shot]]]:
-    """At most `longest` consecutive frames, none across a cut or a jump in time, and whether they begin a scene."""
-    run: list[Shot] = []
-    fresh = True
-    for shot, cut in shots:
-        if run and (len(run) == longest or cut or shot.tick != run[-1].tick + 1):
-            yield fresh, run
-            fresh, run = cut or shot.tick != run[-1].tick + 1, []
-        run.append(shot)
-    if run:
-        yield fresh, run
+def _parts(path: AnyPath) -> list[tuple[Part, int]]:
+    """Those of a file; one that cannot be read is left to `chunks`, which says so."""
+    try:
+        return parts(probe(path).duration)
+    except SourceError:
+        return parts(0)
+
+
+def _relative(path: AnyPath, folder: AnyPath) -> str:
+    return path.name if path == folder else PurePosixPath(path.relative_to(folder)).as_posix()  # type: ignore[arg-type]
+
+
+def _digest(text: str) -> int:
+    return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)

@@ -12,6 +12,21 @@ from gwm.shards.images import JPEG_QUALITY, encode_jpeg
 from gwm.shards.schema import FRAME_RATE, Chunk, clean_key
 from gwm.shards.world import Renderer, front_camera, make_scene
 
+
+@dataclass(frozen=True)
+class Scene:
+    """One scene of the world."""
+
+    index: int
+    images: int
+    stamp = ""  # the world does not change
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return f"scene {self.index}"
+
+
 SMALLEST, LARGEST = 16, 4096  # pixels, of a side
 
 
@@ -41,25 +56,25 @@ class WorldSource:
         if len(self.size) != 2 or not all(SMALLEST <= side <= LARGEST for side in self.size):
             raise SourceError(f"size {self.size}: width and height must lie between {SMALLEST} and {LARGEST} pixels")
 
-    def items(self) -> list[int]:
-        """The scene indices."""
-        return list(range(self.scenes))
+    def items(self) -> list[Scene]:
+        """The scenes."""
+        return [Scene(i, self.frames) for i in range(self.scenes)]
 
-    def split(self, item: int) -> str:
+    def split(self, index: int) -> str:
         """The split of a scene: a matter of its index alone, so that no town is ever in both."""
-        return "val" if item % self.val_every == self.val_every - 1 else "train"
+        return "val" if index % self.val_every == self.val_every - 1 else "train"
 
-    def chunks(self, item: int) -> Iterator[Chunk]:
+    def chunks(self, item: Scene) -> Iterator[Chunk]:
         """The one chunk of a scene: view "front", JPEG of quality 95, ego motion, camera and caption."""
-        scene = make_scene(self.seed, item, self.frames)
+        scene = make_scene(self.seed, item.index, self.frames)
         camera = front_camera(*self.size)
         renderer = Renderer(scene, camera)
         images = [encode_jpeg(renderer.frame(i)) for i in range(self.frames)]
         yield Chunk(
-            key=clean_key("world", f"{self.seed}", f"{item:06d}"),
-            scene=f"world-{self.seed}-{item:06d}",
-            split=self.split(item),
-            origin=f"world seed {self.seed} scene {item}",
+            key=clean_key("world", f"{self.seed}", f"{item.index:06d}"),
+            scene=f"world-{self.seed}-{item.index:06d}",
+            split=self.split(item.index),
+            origin=f"world seed {self.seed} scene {item.index}",
             frames={"front": images},
             timestamps=np.arange(self.frames) / FRAME_RATE,
             motion=scene.ego,
@@ -68,10 +83,8 @@ class WorldSource:
         )
 
     def settings(self) -> dict[str, object]:
-        """What the scenes were made from, as JSON values."""
+        """What the scenes were made from, as JSON values. Their number is none of it: more can be added."""
         return {
-            "source": self.name,
-            "scenes": self.scenes,
             "seed": self.seed,
             "frames": self.frames,
             "size": list(self.size),

@@ -38,7 +38,7 @@ class Image:
 
     jpeg: bytes
     pose: Floats  # (4, 4) vehicle -> global
-    velocity: tuple[float, ...]  # v_x, v_y, v_z in m/s; w_x, w_y, w_z in rad/s; global axes
+    velocity: tuple[float, ...] | None  # v_x, v_y, v_z in m/s; w_x, w_y, w_z in rad/s; global axes
     pose_timestamp: float  # s
 
 

@@ -87,11 +87,11 @@ def _images(parts: list[memoryview]) -> dict[str, Image]:
             continue
         if view in out:
             raise SourceError(f"it has two images of camera {view}")
-        velocity = _collect(found[4] or memoryview(b""), dict.fromkeys(range(1, 7), single), {})
+        velocity = None if found[4] is None else _collect(found[4], dict.fromkeys(range(1, 7), single), {})
         out[view] = Image(
             bytes(found[2] or b""),
             _transform(found[3]),
-            tuple(velocity[i] or 0.0 for i in range(1, 7)),
+            None if velocity is None else tuple(velocity[i] or 0.0 for i in range(1, 7)),
             found[5] or 0.0,
         )
     return out
@@ -123,11 +123,13 @@ def _put_calibration(c: Calibration) -> bytes:
 
 
 def _put_image(view: str, image: Image) -> bytes:
-    velocity = b"".join(put_floats(i + 1, [v]) for i, v in enumerate(image.velocity[:3]))
-    velocity += b"".join(put_doubles(i + 4, [w]) for i, w in enumerate(image.velocity[3:]))
+    velocity = b""
+    if image.velocity is not None:
+        linear = b"".join(put_floats(i + 1, [v]) for i, v in enumerate(image.velocity[:3]))
+        velocity = put_bytes(4, linear + b"".join(put_doubles(i + 4, [w]) for i, w in enumerate(image.velocity[3:])))
     return b"".join(
         (
             put_varint(1, CAMERA_NAMES[view]), put_bytes(2, image.jpeg), put_bytes(3, _put_transform(image.pose)),
-            put_bytes(4, velocity), put_doubles(5, [image.pose_timestamp]),
+            velocity, put_doubles(5, [image.pose_timestamp]),
         )
     )  # fmt: skip

@@ -66,6 +66,10 @@ def _transform(values: Sequence[float] | None) -> Floats:
     return np.array(values, np.float64).reshape(4, 4)
 
 
+def _velocity(values: Sequence[float | None]) -> tuple[float, ...] | None:
+    return None if values[0] is None else tuple(float(value or 0) for value in values)
+
+
 def _calibrations(rows: list[dict[str, Any]]) -> Iterator[Calibration]:
     for row in sorted(rows, key=lambda row: int(row[CAMERA])):
         if row[CAMERA] in VIEWS:
@@ -94,7 +98,7 @@ def _images(open_component: Open) -> Iterator[tuple[int, dict[str, Image]]]:
                 if view is not None:
                     waiting[micros][view] = Image(
                         row[f"{IMAGE}.image"], _transform(row[f"{IMAGE}.pose.transform"]),
-                        tuple(float(row[column] or 0) for column in VELOCITY),
+                        _velocity([row[column] for column in VELOCITY]),
                         float(row[f"{IMAGE}.pose_timestamp"] or 0),
                     )  # fmt: skip
             while wanted is not None and not left[wanted]:
@@ -122,7 +126,8 @@ def write_segment(write_component: Open, frames: Iterator[Frame]) -> None:
             poses.append({**base, POSE: frame.pose.ravel().tolist()})
             rows = [
                 {**base, CAMERA: CAMERA_NAMES[view], f"{IMAGE}.image": x.jpeg,
-                 f"{IMAGE}.pose.transform": x.pose.ravel(), **dict(zip(VELOCITY, x.velocity, strict=True)),
+                 f"{IMAGE}.pose.transform": x.pose.ravel(),
+                 **dict(zip(VELOCITY, x.velocity or [None] * 6, strict=True)),
                  f"{IMAGE}.pose_timestamp": x.pose_timestamp}
                 for view, x in frame.images.items()
             ]  # fmt: skip
