@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
 from upath import UPath
@@ -33,3 +33,9 @@ def find(folder: AnyPath, pattern: str) -> list[AnyPath]:
     """The files below `folder` that match, sorted by their whole path."""
     found: list[AnyPath] = list(folder.rglob(pattern))
     return sorted((path for path in found if path.is_file()), key=str)
+
+
+def relative(path: AnyPath, folder: AnyPath) -> PurePosixPath:
+    """`path` as seen from `folder`, which it lies in."""
+    inner, outer = (p.as_posix() if isinstance(p, Path) else p.path for p in (path, folder))
+    return PurePosixPath(inner).relative_to(PurePosixPath(outer))

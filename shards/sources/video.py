@@ -14,7 +14,7 @@ import numpy as np
 from gwm.shards import SourceError
 from gwm.shards.clips import Cutting, Part, Run, parts, runs
 from gwm.shards.schema import FRAME_RATE, Chunk, Skipped, clean_key
-from gwm.shards.storage import AnyPath, find
+from gwm.shards.storage import AnyPath, find, relative
 from gwm.shards.video import probe
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
@@ -54,7 +54,7 @@ class VideoSource:
         """The parts of all files, sorted. Raises SourceError where there are none."""
         found = []
         paths = video_files(self.folder)
-        origins = [_relative(path, self.folder) for path in paths]
+        origins = [path.name if path == self.folder else str(relative(path, self.folder)) for path in paths]
         names = [clean_key(str(PurePosixPath(origin).with_suffix(""))) for origin in origins]
         often = Counter(names)
         for path, origin, name in zip(paths, origins, names, strict=True):
@@ -112,10 +112,6 @@ def _parts(path: AnyPath) -> list[tuple[Part, int]]:
         return parts(probe(path).duration)
     except SourceError:
         return parts(0)
-
-
-def _relative(path: AnyPath, folder: AnyPath) -> str:
-    return path.name if path == folder else PurePosixPath(path.relative_to(folder)).as_posix()  # type: ignore[arg-type]
 
 
 def _digest(text: str) -> int:

@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import ClassVar
 
 import numpy as np
@@ -15,7 +14,7 @@ from gwm.shards import ShardError, SourceError
 from gwm.shards.images import FITS, Size, fit_camera, fit_jpeg, jpeg_size
 from gwm.shards.motion import forward_speed
 from gwm.shards.schema import FRAME_RATE, VIEWS, Camera, Chunk, Floats, Motion, Skipped, clean_key
-from gwm.shards.storage import AnyPath, find
+from gwm.shards.storage import AnyPath, find, relative
 from gwm.shards.waymo import v1, v2
 from gwm.shards.waymo.frame import VIEWS as CAMERAS
 from gwm.shards.waymo.frame import Frame
@@ -97,7 +96,7 @@ class WaymoSource:
         return sorted(found, key=lambda segment: segment.name)
 
     def _segment(self, name: str, path: AnyPath, version: int, size: int) -> Segment:
-        folders = reversed(PurePosixPath(path.relative_to(self.folder)).parts)  # type: ignore[arg-type]
+        folders = reversed(relative(path, self.folder).parts)
         split = next((SPLITS[part] for part in folders if part in SPLITS), "train")
         return Segment(name, split, path, version, SEGMENT_FRAMES * len(self.views), f"{size}")
 
