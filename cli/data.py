@@ -11,11 +11,17 @@ from gwm.cli.run import Json, Seed, command, data_root, parse_size, show
 
 if TYPE_CHECKING:
     from gwm.shards.plan import Source
+    from gwm.shards.storage import AnyPath
 
 preprocess_app = typer.Typer(help="Turn a dataset into WebDataset shards.", no_args_is_help=True)
 shards_app = typer.Typer(help="Look into a folder of shards.", no_args_is_help=True)
 
 OutUrl = Annotated[str | None, typer.Option("-o", "--out", help="Output folder, or a URL such as s3://bucket/shards.")]
+NAMED = 10  # skipped items that the table names
+WAYMO_VIEWS = ("front", "front_left", "front_right", "side_left", "side_right")
+
+DatasetFolder = Annotated[str | None, typer.Argument(help="The dataset as downloaded; else below the data root.")]
+NativeSize = Annotated[str, typer.Option("--size", help="Frame size WIDTHxHEIGHT, or native: images as they are.")]
 Fit = Annotated[str, typer.Option("--fit", help="crop or letterbox, where the shape differs.")]
 Frames = Annotated[int, typer.Option("--frames", help="Most frames of one sample.")]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes; 0: one for each CPU.")]
@@ -48,6 +54,27 @@ def video(
     _preprocess(VideoSource(as_path(source), cutting, val_every), out, workers, ray, strict, as_json)
 
 
+@command(preprocess_app, "waymo")
+def waymo(
+    source: DatasetFolder = None,
+    out: OutUrl = None,
+    size: NativeSize = "512x288",
+    fit: Fit = "crop",
+    frames: Annotated[int, typer.Option("--frames", help="Most frames of one sample; a segment has 198.")] = 200,
+    views: Annotated[str, typer.Option("--views", help="Cameras, separated by commas.")] = ",".join(WAYMO_VIEWS),
+    workers: Workers = 0,
+    ray: Ray = None,
+    strict: Strict = False,
+    as_json: Json = False,
+) -> None:
+    """Waymo's perception dataset, version 1 (TFRecord) or 2 (Parquet): five cameras, poses, speed."""
+    from gwm.shards.sources.waymo import WaymoSource
+
+    shape = None if size == "native" else parse_size(size)
+    chosen = tuple(view.strip() for view in views.split(","))
+    _preprocess(WaymoSource(_folder(source, "waymo"), shape, fit, chosen, frames), out, workers, ray, strict, as_json)
+
+
 @command(preprocess_app, "world")
 def world(
     out: OutUrl = None,
@@ -66,13 +93,24 @@ def world(
     _preprocess(WorldSource(scenes, seed, frames, parse_size(size), val_every), out, workers, ray, False, as_json)
 
 
+def _folder(source: str | None, name: str) -> AnyPath:
+    from gwm.shards.storage import as_path
+
+    return as_path(source or data_root() / name)
+
+
 def _preprocess(source: Source, out: str | None, workers: int, ray: str | None, strict: bool, as_json: bool) -> None:
     from gwm.pipelines.preprocess import default_workers, in_processes, on_ray, preprocess
     from gwm.shards.storage import as_path
 
     run = in_processes(workers or default_workers()) if ray is None else on_ray(None if ray == "local" else ray)
     folder = as_path(out or data_root() / "shards" / source.name)
-    show("preprocessed", vars(preprocess(source, folder, strict, run)), as_json)
+    report = vars(preprocess(source, folder, strict, run))
+    if not as_json:
+        report["skipped"] = [f"{skip['item']}: {skip['cause']}" for skip in report["skipped"][:NAMED]]
+        more = sum(report["skipped_by_cause"].values()) - NAMED
+        report["skipped"] += [f"and {more} more, all in {folder / 'report.json'}"] if more > 0 else []
+    show("preprocessed", report, as_json)
 
 
 @command(shards_app, "info")

@@ -74,7 +74,9 @@ def _text(value: Any) -> str:
     if isinstance(value, dict):
         return "\n".join(f"{k}: {_text(v)}" for k, v in value.items()) or "none"
     if isinstance(value, list | tuple):
-        return "\n".join(_text(v) for v in value) or "none"
+        parts = [_text(v) for v in value]
+        together = ", ".join(parts)
+        return (together if len(together) <= 60 and "\n" not in together else "\n".join(parts)) or "none"
     return str(value)
 
 

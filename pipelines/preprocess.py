@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -21,10 +22,10 @@ from multiprocessing import get_context
 from typing import Any
 
 from gwm.pipelines.progress import Ticker
-from gwm.shards import SourceError
+from gwm.shards import ShardError, SourceError
 from gwm.shards.dataset import complete
 from gwm.shards.files import make_folder, write_json
-from gwm.shards.index import DATASET_FILE
+from gwm.shards.index import read_dataset_file
 from gwm.shards.lock import LOCK_FILE, locked
 from gwm.shards.plan import PLAN_FILE, Item, Job, Source, make_plan
 from gwm.shards.schema import Chunk, Skipped
@@ -88,7 +89,12 @@ def preprocess(source: Source, out: AnyPath, strict: bool = False, run: Run | No
     the bytes of the dataset do not depend on it.
     """
     began = time.monotonic()
-    found: Sequence[Item] = source.items()
+    found: list[Item] = []
+    missing: list[Skipped] = []
+    for part in source.items():
+        (missing if isinstance(part, Skipped) else found).append(part)
+    if strict and missing:
+        raise SourceError(f"{missing[0].item}: {missing[0].cause}")
     make_folder(out)
     with writing(out):
         (out / "jobs").mkdir(parents=True, exist_ok=True)
@@ -109,13 +115,14 @@ def preprocess(source: Source, out: AnyPath, strict: bool = False, run: Run | No
                 frames += _frames(out, record)
                 ticker.advance(note=f"{frames} frames")
         done = [records[job.number] for job in jobs]
+        skipped = [*missing, *(skip for record in done for skip in record.skipped)]
         if not any(record.shard.samples for record in done):
             _discard(out, done)
-        if left or not (out / DATASET_FILE).is_file():
-            complete(out, source.name, source.settings(), done)
+        if left or _says(out) != [vars(skip) for skip in skipped]:
+            complete(out, source.name, source.settings(), done, skipped)
         report.seconds = time.monotonic() - began
         report.frames_per_second = frames / report.seconds
-        _fill(report, out, done)
+        _fill(report, out, done, skipped)
         with writing(out):
             write_json(out / REPORT_FILE, vars(report))
     return report
@@ -204,17 +211,23 @@ def _frames(out: AnyPath, record: Record) -> int:
     return int(sum(read_rows(out, record.job).column("frames").to_pylist()))
 
 
-def _fill(report: Report, out: AnyPath, records: Sequence[Record]) -> None:
+def _says(out: AnyPath) -> list[dict[str, Any]] | None:
+    """What the dataset says is left out; None where it is not complete."""
+    try:
+        return list(read_dataset_file(out)["skipped"])
+    except (ShardError, KeyError, TypeError):
+        return None
+
+
+def _fill(report: Report, out: AnyPath, records: Sequence[Record], skipped: Sequence[Skipped]) -> None:
     """What all records say together."""
     report.shards = len(records)
     report.samples = sum(record.shard.samples for record in records)
     report.bytes = sum(record.shard.bytes for record in records)
     report.frames = sum(_frames(out, record) for record in records)
-    for record in records:
-        for skipped in record.skipped:
-            report.skipped.append(vars(skipped))
-            report.skipped_frames += skipped.frames
-            report.skipped_by_cause[skipped.cause] = report.skipped_by_cause.get(skipped.cause, 0) + 1
+    report.skipped = [vars(skip) for skip in skipped]
+    report.skipped_frames = sum(skip.frames for skip in skipped)
+    report.skipped_by_cause = dict(sorted(Counter(skip.cause for skip in skipped).items()))
 
 
 def _remove_leftovers(out: AnyPath) -> None:

@@ -15,17 +15,18 @@ from gwm.shards import ShardError
 from gwm.shards.files import replacing, sha256_of, write_json
 from gwm.shards.images import Size
 from gwm.shards.index import DATASET_FILE, INDEX_FILE, INDEX_SCHEMA, count
-from gwm.shards.schema import FRAME_RATE, SCHEMA_VERSION, VIEWS
+from gwm.shards.schema import FRAME_RATE, SCHEMA_VERSION, VIEWS, Skipped
 from gwm.shards.storage import AnyPath
 from gwm.shards.writer import Record, named, read_rows, writing
 
 
-def complete(out: AnyPath, source: str, settings: Mapping[str, Any], records: Sequence[Record]) -> None:
-    """Write the index and `dataset.json`; the bytes follow from the records alone.
+def complete(
+    out: AnyPath, source: str, settings: Mapping[str, Any], records: Sequence[Record], skipped: Sequence[Skipped]
+) -> None:
+    """Write the index and `dataset.json`; the bytes follow from the arguments alone. `skipped` is all that is left out.
 
     Raises ShardError where there is no sample, a key occurs twice, or a view has two sizes.
     """
-    skipped = [skip for record in records for skip in record.skipped]
     if not any(record.shard.samples for record in records):
         left_out = f"{len(skipped)} skipped: {named(skipped)}" if skipped else "nothing was skipped either"
         raise ShardError(f"no samples for {out}; {left_out}. Check the source and its settings")

@@ -44,7 +44,10 @@ class Source(Protocol):
         """That of the shards; letters, digits, _ and -."""
 
     def items(self) -> Sequence[Any]:
-        """Its `Item`s in a fixed order. SourceError where there are none."""
+        """Its `Item`s in a fixed order, and a `Skipped` for what is missing already.
+
+        SourceError where there are none.
+        """
 
     def chunks(self, item: Any) -> Iterator[Chunk | Skipped]:
         """What an item holds, and what of it is left out. SourceError where it cannot be read (any further)."""

@@ -81,7 +81,7 @@ def info(path: AnyPath) -> dict[str, Any]:
         "splits": counts["splits"],
         "frame_rate": FRAME_RATE,
         "views": list(dataset.views),
-        "sizes": {view: list(size) for view, size in dataset.sizes.items()},
+        "sizes": {view: f"{width}x{height}" for view, (width, height) in dataset.sizes.items()},
         "shards": len(dataset.shards),
         "bytes": sum(shard.bytes for shard in dataset.shards),
         "present": present,  # share of the samples that have it

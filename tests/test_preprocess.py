@@ -129,6 +129,21 @@ def test_an_item_that_is_gone_is_reported(tmp_path):
     assert {"item": "3", "cause": "no longer in the source", "frames": 0} in report.skipped
 
 
+def test_what_is_missing_from_the_start_is_reported_and_leaves_the_shards_alone(tmp_path):
+    class Listed(Toy):
+        def items(self):
+            return [Skipped("x", "video is not there", 7), *super().items()]
+
+    preprocess(Toy(), tmp_path)
+    shards = {path.name: path.read_bytes() for path in tmp_path.glob("*.tar")}
+    report = preprocess(Listed(), tmp_path)
+    assert (report.new_shards, report.skipped_frames) == (0, 22)
+    assert open_dataset(tmp_path).skipped[0] == {"item": "x", "cause": "video is not there", "frames": 7}
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.tar")} == shards
+    with pytest.raises(SourceError, match="x: video is not there"):
+        preprocess(Listed(), tmp_path / "new", strict=True)
+
+
 def test_other_settings_and_other_sources_are_refused(tmp_path):
     preprocess(Toy(), tmp_path)
     before = contents(tmp_path, ())

@@ -99,7 +99,7 @@ def test_dataset_json_says_what_is_inside(tmp_path: Path) -> None:
     chunks = [make_chunk(i, 10 + i, split="val" if i == 4 else "train") for i in range(5)]
     lost = [Skipped("a.mp4", "no video stream"), Skipped("b.mp4", "no video stream", 7)]
     records = [write_shard(tmp_path / "out", chunks[i : i + 2], i // 2, lost if i == 2 else ()) for i in (0, 2, 4)]
-    complete(tmp_path / "out", "toy", {"seed": 1}, records)
+    complete(tmp_path / "out", "toy", {"seed": 1}, records, lost)
     fields = json.loads((tmp_path / "out" / "dataset.json").read_text())
     assert (fields["schema_version"], fields["source"], fields["settings"]) == (2, "toy", {"seed": 1})
     assert (fields["views"], fields["sizes"], fields["frame_rate"]) == (["front"], {"front": list(SIZE)}, 10.0)
@@ -253,7 +253,7 @@ def test_an_empty_dataset_names_what_was_skipped(tmp_path: Path) -> None:
     lost = [Skipped(f"{i}.mp4", "too short") for i in range(7)]
     record = write_shard(tmp_path, [], 0, lost)
     with pytest.raises(ShardError, match=r"7 skipped: 0.mp4: too short.*and 2 more"):
-        complete(tmp_path, "toy", {}, [record])
+        complete(tmp_path, "toy", {}, [record], lost)
 
 
 def test_a_key_in_two_shards_is_an_error_that_names_both(tmp_path: Path) -> None:

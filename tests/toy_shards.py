@@ -65,7 +65,7 @@ def write(out: Path, chunks: Iterable[Chunk], per_shard: int = 32) -> Path:
     records = [
         write_shard(out, held[at : at + per_shard], number) for number, at in enumerate(range(0, len(held), per_shard))
     ]
-    complete(out, "toy", {"frames": 12}, records)
+    complete(out, "toy", {"frames": 12}, records, [])
     return out
 
 
