@@ -33,33 +33,37 @@ def read_window(
     length: int,
     views: Sequence[str] | None = None,
     size: tuple[int, int] | None = None,
+    stride: int = 1,
 ) -> Window:
-    """Frames start .. start + length - 1 of sample `row`, decoded; only their bytes are read.
+    """`length` frames of sample `row` from `start` on, `stride` apart, decoded; only their bytes are read.
 
     `views` are those of the sample unless given. With `size` = (width, height) the frames are cropped to its shape,
     centred, and scaled (area averaging where they shrink), and the cameras follow. The motion reaches up to
     MOTION_AHEAD = 20 frames (2 s) past the window, as far as the chunk has them, so that the waypoints up to 2 s after
-    the window's first frame are known. Raises ShardError for frames or views that the sample lacks and damaged bytes.
+    the window's first frame are known; it stays at 10 Hz whatever the stride. Raises ShardError for frames or views
+    that the sample lacks and damaged bytes.
     """
     entry = dataset.row(row)
     views = entry.views if views is None else tuple(views)
-    if not 0 <= start < start + length <= entry.frames:
+    assert stride > 0, stride
+    span = (length - 1) * stride + 1
+    if not 0 <= start < start + span <= entry.frames:
         raise ShardError(
-            f"sample {entry.key} has frames 0 to {entry.frames - 1}; {length} frames from {start} are not in it"
+            f"sample {entry.key} has frames 0 to {entry.frames - 1}; {span} frames from {start} are not in it"
         )
     missing = [view for view in views if view not in entry.views]
     if missing or not views:
         raise ShardError(f"sample {entry.key} has the views {', '.join(entry.views)}, not {', '.join(missing)}")
-    description, jpegs = _read(dataset, entry, start, length, views)
+    description, jpegs = _read(dataset, entry, start, span, views)
     size = size or _common_size(entry, views)
     return Window(
         entry.key,
         start,
-        _decode(entry, jpegs, start, views, size),
+        _decode(entry, [of_view[::stride] for of_view in jpegs], range(start, start + span, stride), views, size),
         views,
-        description.motion.window(start, length + MOTION_AHEAD),
+        description.motion.window(start, span + MOTION_AHEAD),
         _cameras(description, views, size),
-        _text(description, start, start + length),
+        _text(description, start, start + span),
     )
 
 
@@ -108,16 +112,16 @@ def _read(
 
 
 def _decode(
-    row: Row, jpegs: Sequence[Sequence[bytes]], start: int, views: Sequence[str], size: tuple[int, int]
+    row: Row, jpegs: Sequence[Sequence[bytes]], frames: range, views: Sequence[str], size: tuple[int, int]
 ) -> Images:
-    """(T, K, height, width, 3) RGB from the JPEGs [view][frame] of the frames from `start` on."""
+    """(T, K, height, width, 3) RGB from the JPEGs [view][frame], which are these frames of the sample."""
     out = np.empty((len(jpegs[0]), len(views), size[1], size[0], 3), np.uint8)
     for k, view in enumerate(views):
-        for t, jpeg in enumerate(jpegs[k]):
+        for t, (frame, jpeg) in enumerate(zip(frames, jpegs[k], strict=True)):
             try:
                 out[t, k] = fit(decode_jpeg(jpeg), size)
             except ShardError as error:
-                raise _damaged(row, frame_name(row.key, view, start + t, row.frames), error) from error
+                raise _damaged(row, frame_name(row.key, view, frame, row.frames), error) from error
     return out
 
 
@@ -141,15 +145,22 @@ class WindowSchedule:
     """
 
     def __init__(
-        self, dataset: Dataset, split: str, seed: int, rank: int = 0, world_size: int = 1, min_length: int = 1
+        self,
+        dataset: Dataset,
+        split: str,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        min_length: int = 1,
+        views: Sequence[str] = (),
     ) -> None:
-        """Of the samples of `split`, those of at least `min_length` frames take part.
+        """Of the samples of `split`, those of at least `min_length` frames that have all of `views` take part.
 
         Raises ShardError if none is left, and if there are fewer shards than ranks.
         """
         assert 0 <= rank < world_size, f"rank {rank} of {world_size}"
         assert min_length > 0, min_length
-        rows = _rows(dataset, split, min_length)
+        rows = _rows(dataset, split, min_length, views)
         shards = np.asarray(dataset.table.column("shard").to_pylist())[rows]
         if len(np.unique(shards)) < world_size:
             raise ShardError(
@@ -183,33 +194,42 @@ class WindowSchedule:
         return found
 
 
-def iterate_windows(dataset: Dataset, split: str, length: int, stride: int) -> list[tuple[int, int]]:
+def iterate_windows(
+    dataset: Dataset, split: str, length: int, stride: int, views: Sequence[str] = ()
+) -> list[tuple[int, int]]:
     """The (row, start) of all windows of `length` frames of `split`, `stride` frames apart within each chunk.
 
-    In the order of the index; a window never crosses chunks, and what is left at a chunk's end is dropped.
-    Raises ShardError if no chunk of the split is long enough.
+    Of samples that have all of `views`, in the order of the index; a window never crosses chunks, and what is left at a
+    chunk's end is dropped. Raises ShardError if no chunk of the split is long enough.
     """
     assert min(length, stride) > 0, (length, stride)
-    rows = _rows(dataset, split, length)
+    rows = _rows(dataset, split, length, views)
     frames = dataset.table.column("frames").to_numpy()
     return [(int(row), start) for row in rows for start in range(0, int(frames[row]) - length + 1, stride)]
 
 
-def _rows(dataset: Dataset, split: str, length: int) -> Indices:
-    """Rows of `split` with at least `length` frames, or ShardError if there is none."""
-    in_split = np.asarray(dataset.table.column("split").to_pylist()) == split
+def _rows(dataset: Dataset, split: str, length: int, views: Sequence[str]) -> Indices:
+    """Rows of `split` with at least `length` frames and all of `views`, or ShardError if there is none."""
+    chosen = np.asarray(dataset.table.column("split").to_pylist()) == split
     frames = dataset.table.column("frames").to_numpy()
-    if not in_split.any():
+    if not chosen.any():
         raise ShardError(
             f"{dataset.path} has no {split} samples, only {', '.join(dataset.counts['splits'])}; use another dataset"
         )
-    longest = int(frames[in_split].max())
+    if views:
+        chosen &= np.array([set(views) <= set(of_row) for of_row in dataset.table.column("views").to_pylist()])
+        if not chosen.any():
+            raise ShardError(
+                f"{dataset.path} has no {split} sample with the views {', '.join(views)}; "
+                f"it has {', '.join(dataset.views)}"
+            )
+    longest = int(frames[chosen].max())
     if longest < length:
         raise ShardError(
             f"{dataset.path} has no {split} sample of {length} frames, the longest has {longest}; "
             "use shorter windows, or make longer chunks"
         )
-    return np.flatnonzero(in_split & (frames >= length))
+    return np.flatnonzero(chosen & (frames >= length))
 
 
 def _deal(shards: Sequence[str], world_size: int) -> list[list[str]]:
