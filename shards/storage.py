@@ -30,9 +30,17 @@ def is_local(path: AnyPath) -> bool:
 
 
 def find(folder: AnyPath, pattern: str) -> list[AnyPath]:
-    """The files below `folder` that match, sorted by their whole path."""
+    """The files below `folder` that match, links that lead nowhere among them, sorted by their whole path."""
     found: list[AnyPath] = list(folder.rglob(pattern))
-    return sorted((path for path in found if path.is_file()), key=str)
+    return sorted((path for path in found if path.is_file() or path.is_symlink()), key=str)
+
+
+def stamp(path: AnyPath) -> str:
+    """A file's size in bytes, as `Item.stamp`; "" where there is none to be read."""
+    try:
+        return str(path.stat().st_size)
+    except OSError:
+        return ""
 
 
 def relative(path: AnyPath, folder: AnyPath) -> PurePosixPath:

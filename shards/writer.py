@@ -11,7 +11,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -99,7 +99,8 @@ class ShardWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if error is not None:
-            self._shard.abandon(error)
+            with suppress(OSError):  # closing writes what was buffered, and the disk may be full
+                self._shard.abandon(error)
             return
         with writing(self.out):
             shard = self._shard.close()

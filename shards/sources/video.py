@@ -14,7 +14,7 @@ import numpy as np
 from gwm.shards import SourceError
 from gwm.shards.clips import Cutting, Part, Run, parts, runs
 from gwm.shards.schema import FRAME_RATE, Chunk, Skipped, clean_key
-from gwm.shards.storage import AnyPath, find, relative
+from gwm.shards.storage import AnyPath, find, relative, stamp
 from gwm.shards.video import probe
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
@@ -59,8 +59,7 @@ class VideoSource:
         often = Counter(names)
         for path, origin, name in zip(paths, origins, names, strict=True):
             clean = name if often[name] == 1 else f"{name}-{_digest(origin):08x}"
-            stamp = str(path.stat().st_size)
-            found += [VideoPart(path, origin, clean, stamp, part, images) for part, images in _parts(path)]
+            found += [VideoPart(path, origin, clean, stamp(path), part, images) for part, images in _parts(path)]
         return found
 
     def settings(self) -> dict[str, object]:

@@ -14,7 +14,7 @@ from gwm.shards import ShardError, SourceError
 from gwm.shards.images import FITS, Size, fit_camera, fit_jpeg, jpeg_size
 from gwm.shards.motion import forward_speed
 from gwm.shards.schema import FRAME_RATE, VIEWS, Camera, Chunk, Floats, Motion, Skipped, clean_key
-from gwm.shards.storage import AnyPath, find, relative
+from gwm.shards.storage import AnyPath, find, relative, stamp
 from gwm.shards.waymo import v1, v2
 from gwm.shards.waymo.frame import VIEWS as CAMERAS
 from gwm.shards.waymo.frame import Frame
@@ -88,17 +88,17 @@ class WaymoSource:
         found = []
         for path in find(self.folder, "*.tfrecord"):
             name = re.sub(r"^(individual_files_\w+?_)?segment-|(_with_camera_labels)?\.tfrecord$", "", path.name)
-            found.append(self._segment(name, path, 1, path.stat().st_size))
+            found.append(self._segment(name, path, 1, stamp(path)))
         for path in find(self.folder, "camera_image/*.parquet"):
-            found.append(self._segment(path.stem, path.parent.parent, 2, path.stat().st_size))
+            found.append(self._segment(path.stem, path.parent.parent, 2, stamp(path)))
         if not found:
             raise SourceError(f"no segment in {self.folder} nor in its subfolders; {_WHAT_TO_DO}")
         return sorted(found, key=lambda segment: segment.name)
 
-    def _segment(self, name: str, path: AnyPath, version: int, size: int) -> Segment:
+    def _segment(self, name: str, path: AnyPath, version: int, bytes_: str) -> Segment:
         folders = reversed(relative(path, self.folder).parts)
         split = next((SPLITS[part] for part in folders if part in SPLITS), "train")
-        return Segment(name, split, path, version, SEGMENT_FRAMES * len(self.views), f"{size}")
+        return Segment(name, split, path, version, SEGMENT_FRAMES * len(self.views), bytes_)
 
     def chunks(self, item: Segment) -> Iterator[Chunk | Skipped]:
         """The chunks of a segment, and what is left out of it. SourceError where its files are damaged."""
