@@ -18,11 +18,13 @@ shards_app = typer.Typer(help="Look into a folder of shards.", no_args_is_help=T
 
 OutUrl = Annotated[str | None, typer.Option("-o", "--out", help="Output folder, or a URL such as s3://bucket/shards.")]
 NAMED = 10  # skipped items that the table names
-WAYMO_VIEWS = ("front", "front_left", "front_right", "side_left", "side_right")
+WAYMO_VIEWS = "front,front_left,front_right,side_left,side_right"
+NUSCENES_VIEWS = "front,front_right,back_right,back,back_left,front_left"
 
 DatasetFolder = Annotated[str | None, typer.Argument(help="The dataset as downloaded; else below the data root.")]
 NativeSize = Annotated[str, typer.Option("--size", help="Frame size WIDTHxHEIGHT, or native: images as they are.")]
 Fit = Annotated[str, typer.Option("--fit", help="crop or letterbox, where the shape differs.")]
+Views = Annotated[str, typer.Option("--views", help="Cameras, separated by commas.")]
 Frames = Annotated[int, typer.Option("--frames", help="Most frames of one sample.")]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes; 0: one for each CPU.")]
 Ray = Annotated[str | None, typer.Option("--ray", help="Address of a Ray cluster to run on; local: start one here.")]
@@ -54,6 +56,70 @@ def video(
     _preprocess(VideoSource(as_path(source), cutting, val_every), out, workers, ray, strict, as_json)
 
 
+@command(preprocess_app, "opendv")
+def opendv(
+    source: DatasetFolder = None,
+    out: OutUrl = None,
+    split: Annotated[str, typer.Option("--split", help="train, val or all.")] = "all",
+    subset: Annotated[str, typer.Option("--subset", help="mini or full (mini is part of it).")] = "full",
+    video_list: Annotated[str | None, typer.Option("--list", help="The official list, CSV or JSON.")] = None,
+    annotations: Annotated[str | None, typer.Option("--annotations", help="Folder of the language files.")] = None,
+    size: Size = "512x288",
+    fit: Fit = "crop",
+    frames: Frames = 100,
+    workers: Workers = 0,
+    ray: Ray = None,
+    strict: Strict = False,
+    as_json: Json = False,
+) -> None:
+    """OpenDV-2K's YouTube part: its videos as downloaded, or its extracted frames, with commands and captions."""
+    from gwm.pipelines.cuts import transnet_cuts
+    from gwm.shards.clips import Cutting
+    from gwm.shards.sources.opendv import OpenDVSource
+    from gwm.shards.storage import as_path
+
+    cutting = Cutting(transnet_cuts(), parse_size(size), fit, frames)
+    sheet, said = (None if path is None else as_path(path) for path in (video_list, annotations))
+    shards = OpenDVSource(_folder(source, "opendv"), cutting, split, subset, sheet, said)
+    _preprocess(shards, out, workers, ray, strict, as_json)
+
+
+@command(preprocess_app, "nuscenes")
+def nuscenes(
+    source: DatasetFolder = None,
+    out: OutUrl = None,
+    version: Annotated[str | None, typer.Option("--version", help="v1.0-mini, …; else the largest there is.")] = None,
+    split: Annotated[str, typer.Option("--split", help="train, val, test, mini_train, mini_val or all.")] = "all",
+    rate: Annotated[str, typer.Option("--rate", help="10 (Hz), or raw: the 12 Hz images one by one.")] = "10",
+    size: NativeSize = "512x288",
+    fit: Fit = "crop",
+    frames: Annotated[int, typer.Option("--frames", help="Most frames of one sample; a scene has about 200.")] = 300,
+    views: Views = NUSCENES_VIEWS,
+    annotations: Annotated[
+        str | None, typer.Option("--annotations", help="Vista's JSON: its clips of 25 front images are the samples.")
+    ] = None,
+    export_vista: Annotated[
+        str | None, typer.Option("--export-vista", help="Write such a JSON of the split to this file, and no shards.")
+    ] = None,
+    workers: Workers = 0,
+    ray: Ray = None,
+    strict: Strict = False,
+    as_json: Json = False,
+) -> None:
+    """nuScenes: six cameras, key frames and sweeps at common moments, poses, CAN bus."""
+    from gwm.shards.sources.nuscenes import NuScenesSource
+    from gwm.shards.storage import as_path
+
+    clips = None if annotations is None else as_path(annotations)
+    shards = NuScenesSource(
+        _folder(source, "nuscenes"), version, split, _native(size), fit, _names(views), rate, clips, frames
+    )
+    if export_vista is None:
+        _preprocess(shards, out, workers, ray, strict, as_json)
+    else:
+        show(export_vista, asdict(shards.export_clips(as_path(export_vista))), as_json)
+
+
 @command(preprocess_app, "waymo")
 def waymo(
     source: DatasetFolder = None,
@@ -61,7 +127,7 @@ def waymo(
     size: NativeSize = "512x288",
     fit: Fit = "crop",
     frames: Annotated[int, typer.Option("--frames", help="Most frames of one sample; a segment has 198.")] = 200,
-    views: Annotated[str, typer.Option("--views", help="Cameras, separated by commas.")] = ",".join(WAYMO_VIEWS),
+    views: Views = WAYMO_VIEWS,
     workers: Workers = 0,
     ray: Ray = None,
     strict: Strict = False,
@@ -70,9 +136,8 @@ def waymo(
     """Waymo's perception dataset, version 1 (TFRecord) or 2 (Parquet): five cameras, poses, speed."""
     from gwm.shards.sources.waymo import WaymoSource
 
-    shape = None if size == "native" else parse_size(size)
-    chosen = tuple(view.strip() for view in views.split(","))
-    _preprocess(WaymoSource(_folder(source, "waymo"), shape, fit, chosen, frames), out, workers, ray, strict, as_json)
+    shards = WaymoSource(_folder(source, "waymo"), _native(size), fit, _names(views), frames)
+    _preprocess(shards, out, workers, ray, strict, as_json)
 
 
 @command(preprocess_app, "world")
@@ -97,6 +162,14 @@ def _folder(source: str | None, name: str) -> AnyPath:
     from gwm.shards.storage import as_path
 
     return as_path(source or data_root() / name)
+
+
+def _native(size: str) -> tuple[int, int] | None:
+    return None if size == "native" else parse_size(size)
+
+
+def _names(views: str) -> tuple[str, ...]:
+    return tuple(view.strip() for view in views.split(","))
 
 
 def _preprocess(source: Source, out: str | None, workers: int, ray: str | None, strict: bool, as_json: bool) -> None:

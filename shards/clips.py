@@ -9,7 +9,7 @@ from typing import NamedTuple
 from gwm.shards import SourceError
 from gwm.shards.cuts import FindCuts, mark_cuts, thumbnail
 from gwm.shards.images import FITS, Size, encode_jpeg
-from gwm.shards.schema import FRAME_RATE, Skipped
+from gwm.shards.schema import FRAME_RATE, Images, Skipped
 from gwm.shards.storage import AnyPath
 from gwm.shards.video import read_frames
 
@@ -83,6 +83,12 @@ def runs(path: AnyPath, origin: str, part: Part, cutting: Cutting, losses: list[
         (Shot(round(time * FRAME_RATE), encode_jpeg(image)), thumbnail(image))
         for time, image in read_frames(path, cutting.size, cutting.fit, damage, *part)
     )
+    yield from cut_up(seen, origin, cutting, losses)
+    losses += [Skipped(f"{origin}: {loss.item}", loss.cause, loss.frames) for loss in damage]
+
+
+def cut_up(seen: Iterable[tuple[Shot, Images]], origin: str, cutting: Cutting, losses: list[Skipped]) -> Iterator[Run]:
+    """The runs of frames given with their thumbnails; scenes too short are appended to `losses`."""
     least = min(cutting.min_scene, cutting.frames)
     short: list[int] = []
     began = 0
@@ -96,7 +102,6 @@ def runs(path: AnyPath, origin: str, part: Part, cutting: Cutting, losses: list[
     if short:
         item = f"{origin}: frames: {sum(short)}, scenes: {len(short)}"
         losses.append(Skipped(item, f"scene shorter than {least} frames", sum(short)))
-    losses += [Skipped(f"{origin}: {loss.item}", loss.cause, loss.frames) for loss in damage]
 
 
 def _runs(shots: Iterable[tuple[Shot, bool]], longest: int) -> Iterator[tuple[bool, list[Shot]]]:

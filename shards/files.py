@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -67,3 +67,18 @@ def write_json(path: AnyPath, value: object) -> None:
     """Write `value` as indented JSON, complete or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def json_list(path: AnyPath) -> Iterator[Callable[[object], None]]:
+    """Give a function that appends a value to a JSON list in the file `path`, one a line; complete or not at all."""
+    between = "[\n"
+
+    def append(value: object) -> None:
+        nonlocal between
+        file.write(between + json.dumps(value))
+        between = ",\n"
+
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        yield append
+        file.write("[]\n" if between == "[\n" else "\n]\n")

@@ -57,11 +57,12 @@ def regular(rate: float | Fraction, frames: int, start: float = 0) -> list[Fract
 class Jumps:
     """A toy detector: at a cut every pixel changes."""
 
+    step: int = 50  # in grey levels
     name: str = "jumps"
 
     def __call__(self, thumbnails):
         pixels = thumbnails.reshape(len(thumbnails), -1).astype(int)
-        return np.r_[False, np.abs(np.diff(pixels, axis=0)).min(axis=1) > 50]
+        return np.r_[False, np.abs(np.diff(pixels, axis=0)).min(axis=1) > self.step]
 
 
 def plain(level: int) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""The nuScenes dataset: its tables, CAN bus and Vista's annotations, read and written."""

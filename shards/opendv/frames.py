@@ -1,0 +1,52 @@
+"""OpenDV's extracted frames, a folder of JPEGs numbered at 10 Hz, as runs of frames of one scene."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gwm.shards import ShardError, SourceError
+from gwm.shards.clips import Cutting, Run, Shot, cut_up
+from gwm.shards.cuts import thumbnail
+from gwm.shards.images import decode_jpeg, fit_jpeg
+from gwm.shards.schema import Images, Skipped
+from gwm.shards.storage import AnyPath
+
+
+def frame_file(number: int) -> str:
+    """The name of a frame's file."""
+    return f"{number:09d}.jpg"
+
+
+def frame_runs(
+    folder: AnyPath, origin: str, span: tuple[int, int], cutting: Cutting, losses: list[Skipped]
+) -> Iterator[Run]:
+    """The runs of the frames of the numbers `span` in order; ticks are numbers.
+
+    JPEGs of the right size are passed on untouched. What is left out is appended to `losses`. Raises SourceError
+    where the folder cannot be read.
+    """
+    lost: dict[str, list[int]] = {"extracted frame is missing": [], "extracted frame is damaged": []}
+    missing, damaged = lost.values()
+    yield from cut_up(_shots(folder, span, cutting, missing, damaged), origin, cutting, losses)
+    for cause, numbers in lost.items():
+        if numbers:
+            item = f"{origin}: frames: {len(numbers)}, the first is {frame_file(numbers[0])}"
+            losses.append(Skipped(item, cause, len(numbers)))
+
+
+def _shots(
+    folder: AnyPath, span: tuple[int, int], cutting: Cutting, missing: list[int], damaged: list[int]
+) -> Iterator[tuple[Shot, Images]]:
+    for number in range(*span):
+        file = folder / frame_file(number)
+        try:
+            with file.open("rb") as stream:
+                jpeg = fit_jpeg(stream.read(), cutting.size, cutting.fit)
+        except FileNotFoundError:
+            missing.append(number)
+        except ShardError:
+            damaged.append(number)
+        except OSError as error:
+            raise SourceError(f"{file.name} cannot be read: {error.strerror or error}") from error
+        else:
+            yield Shot(number, jpeg), thumbnail(decode_jpeg(jpeg))
