@@ -9,7 +9,7 @@ import pytest
 
 from gwm.shards import SourceError
 from gwm.shards.images import decode_jpeg
-from gwm.shards.motion import integrate, yaw_rate
+from gwm.shards.motion import STEERING_RATIO, WHEELBASE, integrate, yaw_rate
 from gwm.shards.sources.world import WorldSource
 from gwm.shards.world import Scene, make_scene
 from gwm.shards.world.drive import EGO_CENTRE, EGO_SIZE, Drive, drive
@@ -148,6 +148,56 @@ def test_same_seed_same_bytes_in_any_order() -> None:
     assert first[0] != first[1]
     fourth = WorldSource(4, seed=4, frames=3, size=(96, 54))
     assert next(fourth.chunks(fourth.items()[0])).frames["front"] != first[0]
+
+
+# Between the frames
+
+
+def test_at_the_frames_time_gives_the_frames_values() -> None:
+    base = scene(1)
+    ego = base.ego
+    assert ego.pose is not None
+    for i in (0, 3, 7, 11):
+        now = base.instant(i / 10)
+        assert np.array_equal(now.ego, ego.pose[i])
+        assert np.array_equal(base.pose_at(i / 10), ego.pose[i])
+        assert np.array_equal(now.cars, base.traffic.pose[i])
+        assert np.array_equal(now.braking, base.traffic.braking[i])
+    assert np.array_equal(base.speed_at(np.arange(12) / 10), ego.speed)  # type: ignore[arg-type]
+    assert np.array_equal(base.steering_at(np.arange(12) / 10), ego.steering)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("index", [0, 1, 2, 5])
+def test_between_the_frames_the_pose_moves_as_speed_and_yaw_rate_say(index: int) -> None:
+    base = scene(index)
+    times = np.linspace(0, base.duration, 23 * 11 + 1)
+    poses = np.stack([base.pose_at(float(t)) for t in times])
+    dt, middle = times[1] - times[0], (times[1:] + times[:-1]) / 2
+    step = np.linalg.inv(poses[:-1]) @ poses[1:]
+    assert np.abs(step[:, 0, 3] / dt - base.speed_at(middle)).max() < 0.02
+    assert np.abs(step[:, 1, 3] / dt).max() < 0.02  # m/s sideways
+    turned = np.arctan2(step[:, 1, 0], step[:, 0, 0]) / dt
+    # Within a frame the pose has one curvature while the wheel turns steadily: half its turn is the most it may differ.
+    assert base.ego.steering is not None
+    lag = np.abs(np.diff(base.ego.steering)).max() / 2 / STEERING_RATIO / WHEELBASE * base.speed_at(times).max()
+    assert np.abs(turned - base.yaw_rate_at(middle)).max() < 1.1 * lag + 1e-3
+    assert lag < 0.1
+
+
+def test_between_the_frames_cars_are_between_their_places() -> None:
+    base = scene(1)
+    a, b = base.instant(0.3), base.instant(0.4)
+    half = base.instant(0.35)
+    assert len(a.cars) > 5
+    assert np.allclose(half.cars, (a.cars + b.cars) / 2)
+    assert (np.hypot(*(b.cars - a.cars)[:, :2].T) > 0.5).any()
+
+
+@pytest.mark.parametrize("time", [-0.1, 1.1001, 60.0])
+def test_a_scene_has_no_time_before_and_after(time: float) -> None:
+    for ask in (scene(0).instant, scene(0).pose_at, scene(0).speed_at, scene(0).steering_at):
+        with pytest.raises(AssertionError, match="a scene of 0"):
+            ask(time)
 
 
 # Roads and houses

@@ -1,5 +1,6 @@
 """The world's renderer: what is drawn is where the camera says it is, and what is nearer covers what is farther."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
@@ -8,10 +9,12 @@ import cv2
 import numpy as np
 import pytest
 
+from gwm.shards import SourceError
 from gwm.shards.motion import integrate, planar_pose
 from gwm.shards.schema import Camera, Floats, Images, Motion
-from gwm.shards.world import Renderer, Scene, front_camera, make_scene, render
+from gwm.shards.world import Renderer, Scene, Stage, Variant, front_camera, make_scene, render, rig_cameras
 from gwm.shards.world.camera import NEAR, clip_near, project, to_camera
+from gwm.shards.world.looks import TIMES, WEATHERS
 from gwm.shards.world.order import Footprints, overlapping, painters_order
 from gwm.shards.world.polygons import GLOW, Solid, assemble
 
@@ -57,6 +60,18 @@ def test_front_camera() -> None:
         assert np.linalg.det(turn) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize(
+    ("index", "known"),
+    [(0, "e1f036cea0f74198"), (1, "09c4e8d835c4742e"), (2, "5824652eb6a2424e"), (4, "aef9d3747a836031"),
+     (9, "45482a143972d254")],
+)  # fmt: skip
+def test_the_front_camera_sees_what_it_always_saw(index: int, known: str) -> None:
+    """Models were trained on these pictures: sunny, night, overcast and dusk stay the same to the byte."""
+    renderer = Renderer(make_scene(0, index, 12), front_camera(128, 64))
+    pictures = renderer.frame(0).tobytes() + renderer.frame(11).tobytes()
+    assert hashlib.sha256(pictures).hexdigest()[:16] == known
+
+
 @pytest.mark.parametrize("size", [(128, 64), (320, 180)])
 def test_a_landmark_is_drawn_where_it_projects(size: tuple[int, int]) -> None:
     base, camera = scene(0), front_camera(*size)
@@ -72,6 +87,19 @@ def test_a_landmark_is_drawn_where_it_projects(size: tuple[int, int]) -> None:
             assert np.abs(middle - project(point, camera.intrinsics)).max() < 0.25, (ahead, t)
 
 
+def test_a_picture_between_the_frames() -> None:
+    """The landmark is where the pose of that time sees it; at a frame's time it is the frame."""
+    base, camera = scene(1), front_camera(256, 144)
+    ahead = base.pose_at(0.5) @ np.array([30.0, 2.0, 2.0, 1.0])
+    renderer = Renderer(with_landmark(base, (ahead[0], ahead[1], ahead[2])), camera)
+    assert np.array_equal(renderer.at(0.5), renderer.frame(5))
+    for time in (0.512, 0.55, 0.583):
+        middle = purple_middle(renderer.at(time))
+        point = to_camera(ahead[:3], base.pose_at(time) @ camera.extrinsics)
+        assert middle is not None
+        assert np.abs(middle - project(point, camera.intrinsics)).max() < 0.25
+
+
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_turning_left_moves_the_scenery_right(sign: float) -> None:
     base = scene(0)
@@ -81,6 +109,109 @@ def test_turning_left_moves_the_scenery_right(sign: float) -> None:
     columns = [middle[0] for t in range(12) if (middle := purple_middle(renderer.frame(t))) is not None]
     assert len(columns) == 12
     assert (np.diff(columns) * sign > 0.5).all()
+
+
+# Rigs
+
+OVERLAPS = {
+    "nuscenes": (("front", "front_left", 27.5), ("front_left", "back_left", 82.5), ("back_left", "back", 139.0),
+                 ("front", "front_right", -27.5), ("front_right", "back_right", -82.5), ("back_right", "back", -139.0)),
+    "waymo": (("front", "front_left", 22.5), ("front_left", "side_left", 67.5),
+              ("front", "front_right", -22.5), ("front_right", "side_right", -67.5)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rig", OVERLAPS)
+def test_a_landmark_between_two_cameras_is_in_both_where_their_calibrations_say(rig: str) -> None:
+    base = scene(0)
+    # In wide pictures, as a 16:9 one of Waymo's side cameras has lost what it shared with the next.
+    cameras = {camera.view: camera for camera in rig_cameras(rig, (320, 148))}
+    pose = base.pose_at(0.43)
+    for one, other, degrees in OVERLAPS[rig]:
+        yaw = np.radians(degrees)
+        at = pose @ np.array([30 * np.cos(yaw) + 1.5, 30 * np.sin(yaw), 1.6, 1.0])
+        drawn = with_landmark(base, (at[0], at[1], at[2]))
+        stage = Stage(drawn)
+        for camera in (cameras[one], cameras[other]):
+            middle = purple_middle(Renderer(drawn, camera, stage).at(0.43))
+            assert middle is not None, (camera.view, degrees)
+            expected = project(to_camera(at[:3], pose @ camera.extrinsics), camera.intrinsics)
+            assert np.abs(middle - expected).max() < 0.25, (camera.view, degrees)
+        away = next(c for view, c in cameras.items() if view not in (one, other))
+        assert purple_middle(Renderer(drawn, away, stage).at(0.43)) is None
+
+
+@pytest.mark.parametrize(
+    ("rig", "views", "sizes"),
+    [("front", ["front"], {(1280, 720)}),
+     ("nuscenes", ["front", "front_right", "back_right", "back", "back_left", "front_left"], {(1600, 900)}),
+     ("waymo", ["front", "front_left", "front_right", "side_left", "side_right"], {(1920, 1280), (1920, 886)})],
+)  # fmt: skip
+def test_rigs_have_the_data_sets_cameras(rig: str, views: list[str], sizes: set[tuple[int, int]]) -> None:
+    own, small = rig_cameras(rig), rig_cameras(rig, (512, 288))
+    assert [c.view for c in own] == [c.view for c in small] == views
+    assert {(c.width, c.height) for c in own} == sizes
+    assert {(c.width, c.height) for c in small} == {(512, 288)}
+    for camera in own:
+        turn = camera.extrinsics[:3, :3]
+        assert np.allclose(turn @ turn.T, np.eye(3))
+        assert np.linalg.det(turn) == pytest.approx(1.0)
+        assert turn[2, 1] < -0.9  # the picture's down is down
+        side = {"left": 1, "right": -1}.get(camera.view.split("_")[-1], 0)
+        assert np.sign(np.round(turn[1, 2], 9)) == side
+        assert (turn[0, 2] < 0) == camera.view.startswith("back")
+
+
+def test_a_rig_of_any_size_sees_the_same_rays() -> None:
+    """The middle of the larger picture, made smaller, is the smaller picture."""
+    base, small, large = scene(2), rig_cameras("waymo", (192, 128))[0], rig_cameras("waymo", (384, 256))[0]
+    reduced = cv2.resize(render(base, 3, large), (192, 128), interpolation=cv2.INTER_AREA).astype(float)
+    assert np.abs(render(base, 3, small).astype(float) - reduced).mean() < 3.0
+
+
+def test_no_rig_is_made_up() -> None:
+    with pytest.raises(SourceError, match=r"'lyft'.*front, nuscenes, waymo"):
+        rig_cameras("lyft")
+
+
+# Weather
+
+
+def test_weather_changes_the_picture_but_not_the_drive() -> None:
+    plain = scene(0)
+    pictures = {}
+    for weather in WEATHERS:
+        for time in TIMES:
+            base = make_scene(7, 0, 12, Variant(weather, time))
+            assert np.array_equal(base.ego.pose, plain.ego.pose)  # type: ignore[arg-type]
+            assert np.array_equal(base.traffic.pose, plain.traffic.pose)
+            assert (base.look.weather, base.look.time) == (weather, time)
+            assert time in base.text
+            pictures[weather, time] = render(base, 5, front_camera(128, 64)).astype(float)
+    for weather in WEATHERS:
+        assert pictures[weather, "day"].mean() > pictures[weather, "dusk"].mean() > pictures[weather, "night"].mean()
+    for time in TIMES:
+        detail = {weather: np.abs(np.diff(pictures[weather, time][22:34], axis=1)).mean() for weather in WEATHERS}
+        assert detail["fog"] < 0.8 * detail["clear"], (time, detail)
+
+
+def test_rain_falls_on_the_same_picture_wherever_it_is_drawn() -> None:
+    base, camera = make_scene(7, 0, 12, Variant("rain", "day")), front_camera(128, 64)
+    renderer = Renderer(base, camera)
+    first, later = renderer.at(0.31), renderer.at(0.32)
+    assert np.array_equal(renderer.at(0.31), first)
+    assert np.array_equal(Renderer(base, camera).at(0.31), first)
+    streaks = np.abs(first.astype(float) - later).max(axis=2) > 12
+    assert 0.005 < streaks.mean() < 0.3
+
+
+def test_the_headlights_shine_ahead_only() -> None:
+    """Seen from behind, the road once was lit as far as one could look back."""
+    night = make_scene(7, 0, 12, Variant("clear", "night", surround=True))
+    night = replace(night, scenery=replace(night.scenery, lamps=np.zeros((0, 3))))
+    ahead, _, _, back, *_ = rig_cameras("nuscenes", (160, 90))
+    lit, dark = (render(night, 5, camera)[75:, 60:100].mean() for camera in (ahead, back))
+    assert lit > 1.8 * dark
 
 
 def test_the_hills_turn_with_the_camera() -> None:

@@ -13,7 +13,7 @@ from gwm.shards.world.polygons import Bools
 from gwm.shards.world.road import STEP, Road
 from gwm.shards.world.traffic import DT, EGO_SIZE, Cars, spawn, speed_profile
 
-START = 60.0  # m, where on the road the ego begins
+START = 60.0  # m, where on the road the ego begins unless it is told
 SETTLE = 20  # frames driven before the first recorded one
 EGO_CENTRE = WHEELBASE / 2  # m, the car's middle ahead of the rear axle
 MAX_STEERING = 8.0  # rad at the wheel
@@ -137,15 +137,16 @@ class _Moment:
 
 
 def drive(
-    rng: np.random.Generator, road: Road, layout: Layout, limit: float, spacing: float | None, frames: int
-) -> Drive:
-    """Drive `frames` frames at 10 Hz, starting near the beginning of `road`.
+    rng: np.random.Generator, road: Road, layout: Layout, limit: float, spacing: float | None, frames: int,
+    start: float = START,
+) -> Drive:  # fmt: skip
+    """Drive `frames` frames at 10 Hz, starting `start` metres after the beginning of `road`.
 
     limit: the speed at which people drive here, m/s; spacing: mean distance between cars of a lane, None for no cars.
     """
     wish, pace = Wish(rng, layout), Pace(rng, layout.median > 0)
-    bicycle = Bicycle(road, START, wish.target)
-    cars = spawn(rng, road, layout, spacing, START + EGO_CENTRE, wish.target)
+    bicycle = Bicycle(road, start, wish.target)
+    cars = spawn(rng, road, layout, spacing, start + EGO_CENTRE, wish.target)
     lane = 0.75 * layout.edge * np.array([[-1.0], [1.0]])  # bends are narrower on their inside
     along, against = road.curvatures / (1 - road.curvatures * lane)
     profiles = speed_profile(along, limit), speed_profile(against[::-1], limit)[::-1]
