@@ -2,85 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from gwm.shards.schema import Floats
+from gwm.shards.world.junctions import Junction, mark_junctions, pave_junctions
+from gwm.shards.world.paint import CROSSING, WHITE, YELLOW, Ground, Painter
 from gwm.shards.world.places import Layout
 from gwm.shards.world.polygons import Colour
 from gwm.shards.world.road import Road
 
 GRASS = ((112, 124, 84), (122, 128, 88), (104, 116, 82), (134, 130, 98))
 FIELDS = ((170, 156, 104), (124, 128, 82), (138, 116, 90), (106, 122, 76), (152, 144, 96))
-WHITE, YELLOW = (214, 213, 206), (200, 164, 84)
-CROSSING = (2.6, 0.5)  # m, half length of a zebra along the road, width of a stripe
-
-
-@dataclass(frozen=True)
-class Ground:
-    """Q painted quadrilaterals in drawing order, on a plain of one colour."""
-
-    plain: Colour
-    points: Floats  # (Q, 4, 3) m, z = 0
-    colour: Floats  # (Q, 3)
-    coarsest: Floats  # (Q,) drawn only where a pixel is smaller than this, m
-
-
-class Painter:
-    """Collects pieces of paint given in road coordinates."""
-
-    def __init__(self, road: Road) -> None:
-        self.road = road
-        self.stations = road.stations(0.0, road.length)
-        self._points: list[Floats] = []
-        self._colours: list[Floats] = []
-        self._coarsest: list[Floats] = []
-
-    def strip(
-        self,
-        d0: float,
-        d1: float,
-        colour: Colour,
-        start: float = 0.0,
-        stop: float | None = None,
-        coarsest: float = np.inf,
-    ) -> None:
-        """A band between the offsets d0 and d1, along the whole road or from `start` to `stop`."""
-        stop = self.road.length if stop is None else min(stop, self.road.length)
-        inside = self.stations[(self.stations > start) & (self.stations < stop)]
-        s = np.concatenate([[start], inside, [stop]])
-        low, high = self.road.point(s, d0), self.road.point(s, d1)
-        self.quads(np.stack([low[:-1], low[1:], high[1:], high[:-1]], axis=1), colour, coarsest)
-
-    def dashes(self, d: float, width: float, mark: float, gap: float, phase: float, colour: Colour) -> None:
-        """A broken line: marks of `mark` metres with gaps of `gap` metres."""
-        s = np.arange(phase, self.road.length - mark, mark + gap)
-        self.patches(s, np.full(len(s), mark), np.full(len(s), d - width / 2), width, colour)
-
-    def patches(
-        self,
-        s: Floats,
-        length: Floats,
-        d: Floats,
-        width: float | Floats,
-        colour: Colour | Floats,
-        coarsest: float = np.inf,
-    ) -> None:
-        """Many rectangles: each from s to s + length and from d to d + width; see `Ground` for `coarsest`."""
-        corners = [(s, d), (s + length, d), (s + length, d + width), (s, d + width)]
-        self.quads(np.stack([self.road.point(a, b) for a, b in corners], axis=1), colour, coarsest)
-
-    def quads(self, xy: Floats, colour: Colour | Floats, coarsest: float = np.inf) -> None:
-        """Quadrilaterals (Q, 4, 2) in world coordinates."""
-        self._points.append(np.concatenate([xy, np.zeros((*xy.shape[:2], 1))], axis=-1))
-        self._colours.append(np.broadcast_to(np.asarray(colour, float), (len(xy), 3)))
-        self._coarsest.append(np.full(len(xy), coarsest))
-
-    def done(self, plain: Colour) -> Ground:
-        """Everything painted so far."""
-        return Ground(plain, *(np.concatenate(a) for a in (self._points, self._colours, self._coarsest)))
 
 
 def _fields(rng: np.random.Generator, paint: Painter, layout: Layout, plain: Colour) -> None:
@@ -109,8 +42,8 @@ def _shade(rng: np.random.Generator, colours: tuple[Colour, ...]) -> Colour:
     return float(chosen[0]), float(chosen[1]), float(chosen[2])
 
 
-def _surface(rng: np.random.Generator, paint: Painter, layout: Layout) -> None:
-    """Sidewalks, asphalt, and the patches and covers in it."""
+def _surface(rng: np.random.Generator, paint: Painter, layout: Layout) -> Colour:
+    """Sidewalks, asphalt, and the patches and covers in it. Gives the asphalt's colour."""
     place, grey = layout.place, rng.uniform(84, 108)
     asphalt = (grey, grey + 1, grey + 3)
     if place.sidewalk:
@@ -134,6 +67,7 @@ def _surface(rng: np.random.Generator, paint: Painter, layout: Layout) -> None:
     paint.patches(
         rng.uniform(0, paint.road.length, n), rng.uniform(0.5, 6, n), d, rng.uniform(0.4, 1.4, n), tone, coarsest=0.4
     )
+    return asphalt
 
 
 def _marks(rng: np.random.Generator, paint: Painter, layout: Layout) -> None:
@@ -172,6 +106,7 @@ def paint_ground(
     layout: Layout,
     crossings: Iterable[float],
     drives: Iterable[tuple[float, float]],
+    junctions: Sequence[Junction] = (),
 ) -> Ground:
     """Paint the ground of a road.
 
@@ -182,8 +117,10 @@ def paint_ground(
     _fields(rng, paint, layout, plain)
     for s, side in drives:
         paint.strip(side * layout.paved, side * (layout.border + 8), (146, 142, 136), max(s - 1.5, 0.0), s + 1.5)
-    _surface(rng, paint, layout)
+    asphalt = _surface(rng, paint, layout)
+    pave_junctions(paint, layout, junctions, asphalt)
     _marks(rng, paint, layout)
+    mark_junctions(paint, layout, junctions, asphalt)
     for s in crossings:
         _zebra(paint, layout, s)
     return paint.done(plain)

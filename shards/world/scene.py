@@ -10,10 +10,13 @@ from gwm.shards import SourceError
 from gwm.shards.motion import yaw_rate
 from gwm.shards.schema import FRAME_RATE, Floats, Motion
 from gwm.shards.world.cars import vehicle
+from gwm.shards.world.crossing import add_crossing
 from gwm.shards.world.drive import SETTLE, START, Traffic, drive
-from gwm.shards.world.ground import CROSSING, Ground, paint_ground
+from gwm.shards.world.ground import paint_ground
 from gwm.shards.world.instant import Instant, instant_at, poses_at, values_at
+from gwm.shards.world.junctions import Junction, arm_prints, is_clear, make_junctions
 from gwm.shards.world.looks import TIMES, WEATHERS, Look, look_in, make_look
+from gwm.shards.world.paint import CROSSING, Ground
 from gwm.shards.world.places import PLACES, Layout, make_layout
 from gwm.shards.world.polygons import Polygons, assemble
 from gwm.shards.world.road import Road, make_road
@@ -40,6 +43,7 @@ class Scene:
     scenery: Scenery
     traffic: Traffic
     cars: Polygons  # (P, 4) faces of all moving cars in their own frames; owner = column in `traffic`
+    junctions: tuple[Junction, ...]
     hills: Floats  # (H, 3): azimuth, half width, height, radians
     clouds: Floats  # (C, 4): azimuth, elevation, half width, half height, radians
     text: str
@@ -98,12 +102,18 @@ def make_scene(seed: int, index: int, frames: int, variant: Variant = PLAIN) -> 
     traffic = int(rng.choice(3, p=[0.15, 0.45, 0.4]))
     spacing = None if traffic == 0 else place.spacing[0] if traffic == 2 else place.spacing[1]
     driven = drive(rng, road, layout, limit, spacing, frames, start)
-    scenery = make_scenery(rng, road, layout, look)
+    beside = np.random.default_rng([seed, index, JUNCTIONS])
+    junctions = make_junctions(beside, road, layout, driven.stops) if variant.junctions else ()
+    scenery = make_scenery(rng, road, layout, look, arm_prints(junctions))
+    zebras = [s for s in _crossings(rng, layout, road, driven.stops) if is_clear(junctions, s)]
+    ground = paint_ground(rng, road, layout, zebras, scenery.drives, junctions)
+    bodies = [vehicle(rng, *size) for size in driven.traffic.size]
+    everyone = add_crossing(beside, driven, junctions) if junctions and traffic else driven.traffic
+    bodies += [vehicle(beside, *size) for size in everyone.size[len(bodies) :]]
+    cars = assemble(bodies, np.zeros((len(bodies), 3)))[0]
     return Scene(
-        seed, index, layout, look, road, driven.ego,
-        paint_ground(rng, road, layout, _crossings(rng, layout, road, driven.stops), scenery.drives),
-        scenery, driven.traffic, _moving(rng, driven.traffic), *_backdrop(rng, look),
-        text=f"{look.name} {place.name}, {TRAFFIC[traffic]} traffic",
+        seed, index, layout, look, road, driven.ego, ground, scenery, everyone, cars, junctions,
+        *_backdrop(rng, look), text=f"{look.name} {place.name}, {TRAFFIC[traffic]} traffic",
     )  # fmt: skip
 
 
@@ -127,12 +137,6 @@ def _crossings(rng: np.random.Generator, layout: Layout, road: Road, stops: tupl
     chance = [float(s) for s in np.arange(rng.uniform(10, 90), road.length, 90.0) if rng.random() < 0.6]
     wanted = [s + 1.5 + CROSSING[0] for s in stops]
     return wanted + [s for s in chance if all(abs(s - w) > 15 for w in wanted)]
-
-
-def _moving(rng: np.random.Generator, traffic: Traffic) -> Polygons:
-    """The bodies of all moving cars."""
-    bodies = [vehicle(rng, *size) for size in traffic.size]
-    return assemble(bodies, np.zeros((len(bodies), 3)))[0]
 
 
 def _backdrop(rng: np.random.Generator, look: Look) -> tuple[Floats, Floats]:

@@ -30,8 +30,9 @@ class Scenery:
 class Site:
     """The building site: places solids beside a road unless they would stand on it or in one another."""
 
-    def __init__(self, road: Road, layout: Layout) -> None:
-        self.road, self.layout = road, layout
+    def __init__(self, road: Road, layout: Layout, free: Footprints) -> None:
+        """`free`: nothing may stand there."""
+        self.road, self.layout, self.free = road, layout, free
         self.solids: list[Solid] = []
         self.places: list[tuple[float, float, float]] = []
         self.rows: list[tuple[float, float, float, float, float, float]] = []  # footprint (5) and shadow
@@ -70,6 +71,8 @@ class Site:
         if not always and not self.room(s, d + sign * shift, half, yaw, small=not large):
             return False
         row = (float(cx), float(cy), yaw, *half, shadow)
+        if overlapping(Footprints(np.array([row[:2]]), np.array([yaw]), np.array([half])), self.free).any():
+            return False
         if large:
             self.large = np.vstack([self.large, row])
         self.rows.append(row)
@@ -249,9 +252,9 @@ def _parked(rng: np.random.Generator, site: Site) -> None:
             s += length + rng.uniform(0.9, 2.0)
 
 
-def make_scenery(rng: np.random.Generator, road: Road, layout: Layout, look: Look) -> Scenery:
-    """Build everything that stands beside the road."""
-    site = Site(road, layout)
+def make_scenery(rng: np.random.Generator, road: Road, layout: Layout, look: Look, free: Footprints) -> Scenery:
+    """Build everything that stands beside the road, but nothing on the footprints `free`."""
+    site = Site(road, layout, free)
     name = layout.place.name
     if name != "highway":
         _houses(rng, site, look)
