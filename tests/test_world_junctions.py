@@ -6,6 +6,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+
 from gwm.shards.world import Scene, Variant, make_scene
 from gwm.shards.world.junctions import HALF
 from gwm.shards.world.order import overlapping

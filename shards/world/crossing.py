@@ -93,7 +93,7 @@ def _drive(begin: float, stop: float, end: float, go: int | None, frames: int) -
         most = SPEED if free else min(SPEED, float(np.sqrt(2 * BRAKE * (u - stop))))
         speed = min(speed + PUSH * DT, most)
         u = max(u - speed * DT, end if free else stop)
-        if not free and u - stop < 0.05:
+        if not free and u - stop < 0.01:
             u, speed = stop, 0.0
     return path
 
