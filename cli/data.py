@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gwm.cli.run import Json, Seed, command, data_root, parse_size, show
+from gwm.cli.run import Device, Json, Seed, command, data_root, parse_size, show
 
 if TYPE_CHECKING:
     from gwm.shards.plan import Source
@@ -29,7 +29,21 @@ Frames = Annotated[int, typer.Option("--frames", help="Most frames of one sample
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes; 0: one for each CPU.")]
 Ray = Annotated[str | None, typer.Option("--ray", help="Address of a Ray cluster to run on; local: start one here.")]
 Size = Annotated[str, typer.Option("--size", help="Frame size WIDTHxHEIGHT in the shards.")]
+Latents = Annotated[
+    str | None,
+    typer.Option(
+        "--latents",
+        help="Write latent shards too, of this checkpoint: nano, a run, a file, or SD3-medium's folder (texts too). "
+        "In this process, on --device.",
+    ),
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first bad item instead of skipping it.")]
+Rig = Annotated[str, typer.Option("--rig", help="Cameras: front, or those of nuscenes or waymo.")]
+Weather = Annotated[
+    str | None, typer.Option("--weather", help="clear, overcast, rain, fog or mixed; clear or overcast if absent.")
+]
+Time = Annotated[str | None, typer.Option("--time", help="day, dusk, night or mixed; the plain world's if absent.")]
+Junctions = Annotated[bool, typer.Option("--junctions", help="With crossings and side roads.")]
 ShardFolder = Annotated[str, typer.Argument(help="A folder that `gwm preprocess` wrote.")]
 
 
@@ -43,6 +57,8 @@ def video(
     val_every: Annotated[int, typer.Option("--val-every", help="About one video in n is validation; 0: none.")] = 10,
     workers: Workers = 0,
     ray: Ray = None,
+    latents: Latents = None,
+    device: Device = "auto",
     strict: Strict = False,
     as_json: Json = False,
 ) -> None:
@@ -53,7 +69,7 @@ def video(
     from gwm.shards.storage import as_path
 
     cutting = Cutting(transnet_cuts(), parse_size(size), fit, frames)
-    _preprocess(VideoSource(as_path(source), cutting, val_every), out, workers, ray, strict, as_json)
+    _preprocess(VideoSource(as_path(source), cutting, val_every), out, workers, ray, strict, as_json, latents, device)
 
 
 @command(preprocess_app, "opendv")
@@ -69,6 +85,8 @@ def opendv(
     frames: Frames = 100,
     workers: Workers = 0,
     ray: Ray = None,
+    latents: Latents = None,
+    device: Device = "auto",
     strict: Strict = False,
     as_json: Json = False,
 ) -> None:
@@ -81,7 +99,7 @@ def opendv(
     cutting = Cutting(transnet_cuts(), parse_size(size), fit, frames)
     sheet, said = (None if path is None else as_path(path) for path in (video_list, annotations))
     shards = OpenDVSource(_folder(source, "opendv"), cutting, split, subset, sheet, said)
-    _preprocess(shards, out, workers, ray, strict, as_json)
+    _preprocess(shards, out, workers, ray, strict, as_json, latents, device)
 
 
 @command(preprocess_app, "nuscenes")
@@ -103,6 +121,8 @@ def nuscenes(
     ] = None,
     workers: Workers = 0,
     ray: Ray = None,
+    latents: Latents = None,
+    device: Device = "auto",
     strict: Strict = False,
     as_json: Json = False,
 ) -> None:
@@ -115,7 +135,7 @@ def nuscenes(
         _folder(source, "nuscenes"), version, split, _native(size), fit, _names(views), rate, clips, frames
     )
     if export_vista is None:
-        _preprocess(shards, out, workers, ray, strict, as_json)
+        _preprocess(shards, out, workers, ray, strict, as_json, latents, device)
     else:
         show(export_vista, asdict(shards.export_clips(as_path(export_vista))), as_json)
 
@@ -130,6 +150,8 @@ def waymo(
     views: Views = WAYMO_VIEWS,
     workers: Workers = 0,
     ray: Ray = None,
+    latents: Latents = None,
+    device: Device = "auto",
     strict: Strict = False,
     as_json: Json = False,
 ) -> None:
@@ -137,7 +159,7 @@ def waymo(
     from gwm.shards.sources.waymo import WaymoSource
 
     shards = WaymoSource(_folder(source, "waymo"), _native(size), fit, _names(views), frames)
-    _preprocess(shards, out, workers, ray, strict, as_json)
+    _preprocess(shards, out, workers, ray, strict, as_json, latents, device)
 
 
 @command(preprocess_app, "world")
@@ -147,15 +169,22 @@ def world(
     frames: Annotated[int, typer.Option("--frames", help="Frames of a scene at 10 Hz.")] = 100,
     size: Size = "512x288",
     val_every: Annotated[int, typer.Option("--val-every", help="Every n-th scene is validation.")] = 10,
+    rig: Rig = "front",
+    weather: Weather = None,
+    time: Time = None,
+    junctions: Junctions = False,
     seed: Seed = 0,
     workers: Workers = 0,
     ray: Ray = None,
+    latents: Latents = None,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """The rendered driving world: front camera, with actions, poses and calibration."""
+    """The rendered driving world: one camera or all around, with actions, poses and calibration."""
     from gwm.shards.sources.world import WorldSource
 
-    _preprocess(WorldSource(scenes, seed, frames, parse_size(size), val_every), out, workers, ray, False, as_json)
+    source = WorldSource(scenes, seed, frames, parse_size(size), val_every, rig, weather, time, junctions)
+    _preprocess(source, out, workers, ray, False, as_json, latents, device)
 
 
 def _folder(source: str | None, name: str) -> AnyPath:
@@ -172,13 +201,29 @@ def _names(views: str) -> tuple[str, ...]:
     return tuple(view.strip() for view in views.split(","))
 
 
-def _preprocess(source: Source, out: str | None, workers: int, ray: str | None, strict: bool, as_json: bool) -> None:
+def _preprocess(
+    source: Source,
+    out: str | None,
+    workers: int,
+    ray: str | None,
+    strict: bool,
+    as_json: bool,
+    latents: str | None = None,
+    device: str = "auto",
+) -> None:
     from gwm.pipelines.preprocess import default_workers, in_processes, on_ray, preprocess
     from gwm.shards.storage import as_path
 
     run = in_processes(workers or default_workers()) if ray is None else on_ray(None if ray == "local" else ray)
     folder = as_path(out or data_root() / "shards" / source.name)
+    encoder = None
+    if latents is not None:  # before the images, so that a wrong checkpoint costs no hours
+        from gwm.pipelines.latent_shards import load_encoder, write_latents
+
+        encoder = load_encoder(latents, device)
     report = vars(preprocess(source, folder, strict, run))
+    if encoder is not None:
+        report["latents"] = vars(write_latents(folder, encoder))
     if not as_json:
         report["skipped"] = [f"{skip['item']}: {skip['cause']}" for skip in report["skipped"][:NAMED]]
         more = sum(report["skipped_by_cause"].values()) - NAMED

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from gwm import GwmError, __version__
-from gwm.cli import data, weights
+from gwm.cli import data, weights, world
 from gwm.cli.run import Device, Json, Out, Seed, command, find_shards, new_folder, parse_size, show
 
 app = typer.Typer(
@@ -194,6 +194,9 @@ def info(
     else:
         values = describe_checkpoint(checkpoint)
     show("model", values, as_json)
+
+
+command(app, "world")(world.world)
 
 
 def main() -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -100,7 +102,7 @@ def preprocess(source: Source, out: AnyPath, strict: bool = False, run: Run | No
         (out / "jobs").mkdir(parents=True, exist_ok=True)
     with locked(out):
         with writing(out):
-            _remove_leftovers(out)
+            remove_leftovers(out)
             jobs = make_plan(out, source, found)
         items = {item.name: item for item in found}
         records = {job.number: record for job in jobs if (record := read_record(out, job))}
@@ -114,6 +116,9 @@ def preprocess(source: Source, out: AnyPath, strict: bool = False, run: Run | No
                 records[record.job.number] = record
                 frames += _frames(out, record)
                 ticker.advance(note=f"{frames} frames")
+        if left:
+            with writing(out):
+                remove_leftovers(out)  # of processes that died at work and whose jobs ran again
         done = [records[job.number] for job in jobs]
         skipped = [*missing, *(skip for record in done for skip in record.skipped)]
         if not any(record.shard.samples for record in done):
@@ -159,38 +164,100 @@ def in_processes(workers: int) -> Run:
 
 
 def on_ray(address: str | None) -> Run:
-    """On the Ray cluster at `address` (`None`: one on this machine), one job for each of its CPUs.
+    """On the Ray cluster at `address` (`None`: one on this machine, which ends with the run), one job for each CPU.
 
     Its machines read the source and write the shards themselves: both have to be URLs or folders that all of them see.
-    Raises SourceError without the extra "ray", or where no cluster answers.
+    A job whose process or machine dies is run again, up to three times. Where this process is connected to a cluster
+    already, that connection is used and stays. Raises SourceError without the extra "ray", and when it runs, where no
+    cluster answers or a job died every time.
     """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
     try:
         import ray
     except ImportError as error:
         raise SourceError("--ray needs Ray: pip install 'gwm[ray]'") from error
 
     def run(do: Callable[[Task], Record], tasks: Sequence[Task]) -> Iterator[Record]:
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise SourceError(f"no Ray cluster at {address}: {error}") from error
-        try:
-            remote = ray.remote(num_cpus=1, max_retries=3)(do)
+        if not tasks:
+            return
+        here = os.getcwd()
+
+        def job(task: Task) -> Record:
+            with suppress(OSError):  # a machine without this folder needs paths that do not begin in it
+                os.chdir(here)
+            one_thread()
+            return do(task)
+
+        with _connected(ray, address):
+            remote = ray.remote(num_cpus=1, max_retries=3)(job)
             waiting = iter(tasks)
-            most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-            futures = [remote.remote(task) for task in islice(waiting, most)]
-            while futures:
-                done, futures = ray.wait(futures, num_returns=1)
-                futures += [remote.remote(task) for task in islice(waiting, len(done))]
-                yield from ray.get(done)
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from error
-        except ray.exceptions.RayError as error:
-            raise SourceError(f"a job failed on the Ray cluster: {error}") from error
-        finally:
-            ray.shutdown()
+            futures: list[Any] = []
+            try:
+                while True:
+                    most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))  # a cluster may grow
+                    futures += [remote.remote(task) for task in islice(waiting, max(0, most - len(futures)))]
+                    if not futures:
+                        return
+                    done, futures = ray.wait(futures, num_returns=1)
+                    yield from ray.get(done)
+            except ray.exceptions.RayError as error:
+                cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+                if isinstance(cause, (ray.exceptions.RayError, RuntimeError)):  # a process or its gwm is missing
+                    first, *_ = str(cause).splitlines() or [repr(cause)]
+                    cause = SourceError(f"a job failed on the Ray cluster: {first}")
+                raise cause from error
+            finally:
+                for future in futures:
+                    ray.cancel(future, force=True)
 
     return run
+
+
+@contextmanager
+def _connected(ray: Any, address: str | None) -> Iterator[None]:
+    """A connection to a Ray cluster, closed at the end; or the one that this process has, which stays."""
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        try:
+            if address is None:
+                with _ctrl_c_later():  # half a cluster could not be ended
+                    ray.init("local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+            else:
+                if address != "auto":
+                    _knock(address)
+                ray.init(address, log_to_driver=False, logging_level="ERROR")
+        except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+            raise SourceError(f"no Ray cluster at {address}: {error}; give HOST:PORT of one, or local") from error
+        yield
+    finally:
+        with _ctrl_c_later():
+            ray.shutdown()
+
+
+@contextmanager
+def _ctrl_c_later() -> Iterator[None]:
+    """Keep KeyboardInterrupt back until the end of the block."""
+    if threading.current_thread() is not threading.main_thread():  # which gets it
+        yield
+        return
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
+
+
+def _knock(address: str) -> None:
+    """Raise OSError or ValueError where nothing listens at `address`: Ray itself tries for minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not (host and colon and port.isdecimal() and 0 < int(port) < 1 << 16):
+        raise ValueError("this is not HOST:PORT")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _begin_worker() -> None:
@@ -230,8 +297,8 @@ def _fill(report: Report, out: AnyPath, records: Sequence[Record], skipped: Sequ
     report.skipped_by_cause = dict(sorted(Counter(skip.cause for skip in skipped).items()))
 
 
-def _remove_leftovers(out: AnyPath) -> None:
-    """Remove the temporary files of a run that was killed: only names that `replacing` gives, and no run is alive."""
+def remove_leftovers(out: AnyPath) -> None:
+    """Remove the temporary files of killed processes: only names that `replacing` gives, while no job is at work."""
     for folder in (out, out / "jobs"):
         for file in folder.iterdir():
             if re.fullmatch(r"\.[\w.-]+\.\d+\.tmp\.\w+", file.name):

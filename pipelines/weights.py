@@ -135,7 +135,7 @@ def import_sd3(folder: Path, out: Path) -> ImportResult:
     autoencoder = whole / "vae"
     if autoencoder.is_dir():
         config = replace(config, encoders="sd3")
-        weights |= {f"autoencoder.{name}": x for name, x in _read_autoencoder(autoencoder).items()}
+        weights |= {f"autoencoder.{name}": x for name, x in read_autoencoder(autoencoder).items()}
     with torch.device("meta"):
         grown = VideoDiT(replace(config, temporal=True, reconstruction=True, actions=True, views=6))
     new = tuple(name for name in grown.state_dict() if f"dit.{name}" not in weights)
@@ -145,7 +145,7 @@ def import_sd3(folder: Path, out: Path) -> ImportResult:
     return ImportResult(str(path), placed, autoencoder.is_dir(), text_encoders, new)
 
 
-def _read_autoencoder(folder: Path) -> dict[str, Tensor]:
+def read_autoencoder(folder: Path) -> dict[str, Tensor]:
     tensors, config = read_folder(folder)
     wanted = {**AUTOENCODER_CONFIG, "scaling_factor": SCALE, "shift_factor": SHIFT}
     if other := [f"{k} = {config.get(k)}, not {v}" for k, v in wanted.items() if config.get(k) != v]:

@@ -202,6 +202,8 @@ def read_dataset_file(path: AnyPath) -> dict[str, Any]:
         version = fields["schema_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ShardError(f"{file} cannot be read ({type(error).__name__}: {error}); copy it again") from error
+    if isinstance(version, str) and version.startswith("latents"):
+        raise ShardError(f"{path} holds latents; give the folder of their images, {path.parent}")
     if version != SCHEMA_VERSION:
         raise ShardError(
             f"{path} has schema version {version}, this gwm reads {SCHEMA_VERSION}; "

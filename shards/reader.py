@@ -63,11 +63,11 @@ def read_window(
         views,
         description.motion.window(start, span + MOTION_AHEAD),
         _cameras(description, views, size),
-        _text(description, start, start + span),
+        window_text(description, start, start + span),
     )
 
 
-def _text(description: Description, start: int, end: int) -> str:
+def window_text(description: Description, start: int, end: int) -> str:
     """The caption that most of the frames have, or else the chunk's text."""
     shared = [min(end, caption.end) - max(start, caption.start) for caption in description.captions]
     return description.captions[int(np.argmax(shared))].text if max(shared, default=0) > 0 else description.text

@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
-import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from gwm.shards import ShardError
 from gwm.shards.files import sha256_of
 from gwm.shards.images import decode_jpeg
-from gwm.shards.index import INDEX_FILE, Dataset, Member, Row, ShardFile, count, open_dataset, read_index
+from gwm.shards.index import INDEX_FILE, Dataset, Member, Row, count, open_dataset, read_index
+from gwm.shards.latents.index import is_latents
+from gwm.shards.latents.verify import latent_info, verify_latents
 from gwm.shards.sample import decode_description, faults, json_name
 from gwm.shards.schema import FRAME_RATE, SCHEMA_VERSION
 from gwm.shards.storage import AnyPath
-from gwm.shards.tar import padded, tar_header
-
-
-@dataclass(frozen=True)
-class VerifyReport:
-    """The outcome of `verify`."""
-
-    samples: int
-    frames: int  # time steps
-    bytes: int  # of the shards
-    problems: list[str]  # "shard: member: what is wrong", shard by shard
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing was found."""
-        return not self.problems
+from gwm.shards.tar_check import VerifyReport, check_shard
 
 
 def verify(path: AnyPath) -> VerifyReport:
@@ -42,8 +24,11 @@ def verify(path: AnyPath) -> VerifyReport:
 
     The SHA-256 of the index and of each shard; every member as `tarfile` sees it against the index (name, offset, size,
     CRC-32); every JPEG decoded in full and of the right size; every JSON against the index and `sample.faults`.
-    Raises ShardError where nothing can be checked: no dataset, or a dataset.json or index that cannot be read.
+    Latents are checked likewise (see `verify_latents`). Raises ShardError where nothing can be checked: no dataset, or
+    a dataset.json or index that cannot be read.
     """
+    if is_latents(path):
+        return verify_latents(path)
     dataset = read_index(path)
     problems = _check_index(dataset)
     trusted = sha256_of(path / INDEX_FILE) == dataset.index["sha256"]
@@ -54,13 +39,15 @@ def verify(path: AnyPath) -> VerifyReport:
         for i, name in enumerate(dataset.table.column("shard").to_pylist()):
             rows.setdefault(name, []).append(i)
     for shard in dataset.shards:
-        problems += _check_shard(dataset, shard, rows[shard.name])
+        problems += check_shard(path, shard, rows[shard.name], dataset.row, _check_data)
     frames = int(dataset.table.column("frames").to_numpy().sum())
     return VerifyReport(len(dataset), frames, sum(shard.bytes for shard in dataset.shards), problems)
 
 
 def info(path: AnyPath) -> dict[str, Any]:
-    """A summary of the dataset in folder `path`, of JSON values. Raises ShardError as `open_dataset` does."""
+    """A summary of the dataset or latents in folder `path`, of JSON values. Raises ShardError where there are none."""
+    if is_latents(path):
+        return latent_info(path)
     dataset = open_dataset(path)
     counts = dataset.counts
     present = {
@@ -104,86 +91,14 @@ def _check_index(dataset: Dataset) -> list[str]:
     return found + [f"{name}: not in dataset.json" for name in strangers]
 
 
-def _check_shard(dataset: Dataset, shard: ShardFile, rows: Sequence[int]) -> list[str]:
-    """One tar: its hash, then its samples; a hash that differs with no sample to blame is a problem of its own."""
-    path = dataset.path / shard.name
-    if not path.is_file():
-        return [f"{shard.name}: missing"]
-    try:
-        found = [f"{shard.name}: {problem}" for problem in _sample_problems(dataset, path, rows)]
-        size, sha256 = path.stat().st_size, sha256_of(path)
-    except OSError as error:
-        return [f"{shard.name}: cannot be read: {error.strerror or error}"]
-    if size != shard.bytes:
-        found.insert(0, f"{shard.name}: {size} bytes instead of {shard.bytes}")
-    elif sha256 != shard.sha256:
-        where = "" if found else "; the damage lies outside what the index describes"
-        found.insert(0, f"{shard.name}: SHA-256 differs from dataset.json{where}")
-    return found
-
-
-def _sample_problems(dataset: Dataset, path: AnyPath, rows: Sequence[int]) -> Iterator[str]:
-    end = 0
-    with path.open("rb") as f:
-        for i in rows:
-            row = dataset.row(i)
-            if row.offset != end:
-                yield f"sample {row.key} begins at byte {row.offset}, not {end}"
-            f.seek(row.offset)
-            data = f.read(row.size)
-            end = row.offset + row.size
-            if len(data) < row.size:
-                yield f"sample {row.key}: {row.size - len(data)} of its {row.size} bytes lie past the end of the file"
-            else:
-                yield from _check_sample(row, data)
-
-
-def _check_sample(row: Row, data: bytes) -> Iterator[str]:
-    """`data` is the sample's part of its tar. Each member's header and data are read as a tar of their own, so that a
-    damaged header does not hide the members after it."""
-    end = 0
-    for member in row.members():
-        begin, at = end, member.offset - row.offset
-        end = at + padded(member.size)
-        problems = [
-            *_check_header(data[begin:end], member, at - begin),
-            *_check_data(row, member, data[at : at + member.size]),
-        ]
-        if any(data[at + member.size : end]):
-            problems.append("bytes after its end are not zero")
-        if problems:
-            yield f"{member.name}: {'; '.join(problems)}"
-    if end != row.size:
-        yield f"sample {row.key}: its members take {end} bytes, not {row.size}"
-
-
-def _check_header(data: bytes, member: Member, offset: int) -> Iterator[str]:
-    """The one member in `data` as tarfile sees it, and its header as it was written; its data lie at `offset`."""
-    try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-            seen = tar.next()
-    except (tarfile.TarError, ValueError) as error:
-        yield f"tar header damaged ({error})"
-        return
-    if seen is None or (seen.name, seen.size, seen.offset_data) != (member.name, member.size, offset):
-        yield f"tar header damaged (it names {'nothing' if seen is None else f'{seen.name} of {seen.size} bytes'})"
-    elif data[:offset] != tar_header(member.name, member.size):
-        yield "tar header damaged (not as it was written)"
-
-
 def _check_data(row: Row, member: Member, data: bytes) -> Iterator[str]:
-    if zlib.crc32(data) != member.crc32:
-        yield "CRC-32 differs from the index"
-    try:
-        if member.name == json_name(row.key):
-            yield from _check_description(row, data)
-            return
-        height, width, _ = decode_jpeg(data).shape
-        wanted = row.sizes[row.views.index(member.name.split(".")[1])]
-        if (width, height) != wanted:
-            yield f"JPEG of {width}x{height}, not {wanted[0]}x{wanted[1]}"
-    except ShardError as error:
-        yield str(error)
+    if member.name == json_name(row.key):
+        yield from _check_description(row, data)
+        return
+    height, width, _ = decode_jpeg(data).shape
+    wanted = row.sizes[row.views.index(member.name.split(".")[1])]
+    if (width, height) != wanted:
+        yield f"JPEG of {width}x{height}, not {wanted[0]}x{wanted[1]}"
 
 
 def _check_description(row: Row, data: bytes) -> Iterator[str]:

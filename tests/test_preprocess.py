@@ -1,5 +1,6 @@
 """The preprocessing pipeline: jobs, workers, skips, resuming, adding, refusing."""
 
+import itertools
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import tiny_chunk
 
@@ -221,29 +223,34 @@ def test_a_file_in_the_place_of_the_folder_is_one_error(tmp_path):
         preprocess(Toy(), tmp_path / "out")
 
 
-def killed(out: Path, after: float) -> None:
-    """A run in a process of its own, which is killed."""
+def killed(out: Path, member: int, after: float) -> None:
+    """A run in a process of its own, which is killed `after` seconds from when it writes the member of that number."""
     child = os.fork()
     if child == 0:
-        append = OpenShard.append
-        OpenShard.append = lambda self, name, data: (time.sleep(0.001), append(self, name, data))[1]
+        append, written = OpenShard.append, itertools.count()
+
+        def count(self: OpenShard, name: str, data: bytes) -> int:
+            if next(written) == member:
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends the process at once
+                signal.setitimer(signal.ITIMER_REAL, after)
+            return append(self, name, data)
+
+        OpenShard.append = count
         with suppress(BaseException):
             preprocess(Toy(8), out)
         os._exit(0)
-    time.sleep(after)
-    os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
 
 
 def test_killed_at_any_moment_the_same_command_ends_in_the_same_bytes(tmp_path):
     """At 20 moments in all, four of them one after the other."""
     preprocess(Toy(8), tmp_path / "whole")
-    shards = set()
+    rng, shards = np.random.default_rng(0), set()
     for series in range(5):
         out = tmp_path / f"{series}"
-        for moment in range(4):
-            killed(out, 0.01 + 0.02 * (series + 5 * moment) / 4)
-            shards.add(len(list(out.glob("*.tar"))))
+        for _ in range(4):
+            killed(out, int(rng.integers(120)), float(rng.uniform(1e-6, 0.004)))
+            shards.add(len([path for path in out.glob("*.tar") if ".tmp." not in path.name]))
         preprocess(Toy(8), out)
         assert contents(out) == contents(tmp_path / "whole")
         assert not [path for path in out.rglob("*") if ".tmp." in path.name]

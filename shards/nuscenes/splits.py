@@ -37,4 +37,11 @@ def scene_names(ranges: str) -> tuple[str, ...]:
 
 OFFICIAL = {"train": TRAIN, "val": VAL, "test": TEST, "mini_train": MINI_TRAIN, "mini_val": MINI_VAL}
 OURS = {"train": "train", "val": "val", "test": "test", "mini_train": "train", "mini_val": "val"}  # our name of each
-SPLIT_OF = {name: OURS[split] for split, ranges in OFFICIAL.items() for name in scene_names(ranges)}
+SPLIT_OF = {name: split for split in ("train", "val", "test") for name in scene_names(OFFICIAL[split])}
+# Two of mini_train's scenes, 553 and 796, are "val" in v1.0-trainval.
+MINI_SPLIT_OF = {name: OURS[split] for split in ("mini_train", "mini_val") for name in scene_names(OFFICIAL[split])}
+
+
+def split_of(version: str, scene: str) -> str | None:
+    """Our split of a scene in a version of the dataset; None for a scene in no official list."""
+    return (MINI_SPLIT_OF if version == "v1.0-mini" else SPLIT_OF).get(scene, SPLIT_OF.get(scene))

@@ -12,7 +12,7 @@ import numpy as np
 from gwm.shards import SourceError
 from gwm.shards.nuscenes.rows import Calibration, Rows, read_rows
 from gwm.shards.nuscenes.scene import CHANNELS, LIDAR, Scene, Sensor, Shots
-from gwm.shards.nuscenes.splits import OURS, SPLIT_OF
+from gwm.shards.nuscenes.splits import OURS, split_of
 from gwm.shards.nuscenes.table import WHAT_TO_DO, numbers, read_list, rotation, text, token, whole
 from gwm.shards.nuscenes.track import Track
 from gwm.shards.storage import AnyPath, stamp
@@ -70,7 +70,7 @@ def read_scenes(tables: AnyPath) -> Iterator[Scene]:
         if row.log not in logs:
             raise _nowhere(tables, "scene", scene, "log", row.log)
         times = sorted(moments[numbered[scene]])
-        official = SPLIT_OF.get(row.name)
+        official = split_of(tables.name, row.name)
         sensors_here = _sensors(tables, row.name, rows.of_scene(numbered[scene]), calibrations)
         yield Scene(
             row.name,
