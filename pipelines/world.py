@@ -87,13 +87,15 @@ def _whole_folder(out: Path) -> Iterator[Path]:
                 yield folder
                 shutil.rmtree((folder / LOCK_FILE).parent)
                 folder.replace(out)
-            except BaseException:
+            except BaseException as error:
                 with suppress(OSError):  # what went wrong first is what the user should read
                     shutil.rmtree(folder)
+                if isinstance(error, ShardError) and isinstance(error.__cause__, OSError):
+                    raise error.__cause__ from None  # a writer's advice is for a folder that stays
                 raise
     except OSError as error:
         reason = error.strerror or error
-        raise ShardError(f"cannot write {out}: {reason}; free some space or choose another folder") from error
+        raise ShardError(f"cannot write {out}: {reason}; choose another folder or free some space") from error
 
 
 def _clear(folder: Path) -> None:

@@ -385,3 +385,14 @@ def test_an_interrupted_export_is_not_there(tmp_path, monkeypatch, kind):
     assert not list(out.rglob("segment-1_*"))
     with pytest.raises(ShardError, match="is there already"):
         write_world(kind, world, out)
+
+
+@pytest.mark.parametrize("kind", ["nuscenes", "waymo"])
+def test_a_full_disk_is_one_message_about_out(tmp_path, monkeypatch, kind):
+    def full(*_: object) -> Images:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Renderer, "at", full)
+    with pytest.raises(ShardError, match="new: No space left on device; choose another folder"):
+        write_world(kind, world_of(kind, frames=7, size=(32, 18)), tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
