@@ -7,18 +7,23 @@ import numpy as np
 import pytest
 from toy_nuscenes import recording, without, write
 
+from gwm.pipelines.world import write_world
 from gwm.shards.nuscenes.can_bus import read_can_bus
 from gwm.shards.nuscenes.splits import OFFICIAL, scene_names
 from gwm.shards.nuscenes.tables import read_scenes
+from gwm.shards.sources.world import WorldSource
 
 devkit = pytest.importorskip("nuscenes.nuscenes")
 can_bus_api = pytest.importorskip("nuscenes.can_bus.can_bus_api")
 splits = pytest.importorskip("nuscenes.utils.splits")
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("nuscenes")
+@pytest.fixture(scope="module", params=["toy", "world"])
+def dataset(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("nuscenes") / request.param
+    if request.param == "world":
+        write_world("nuscenes", WorldSource(2, frames=18, size=(64, 36), rig="nuscenes", junctions=True), folder)
+        return folder
     other = without(recording("scene-0061", 3), "back", 1.1, 1.4)
     write(folder, recording(), replace(other, can_bus={}))
     return folder
@@ -96,17 +101,23 @@ def test_the_devkits_matrices_are_ours(dataset, official):
 
 def test_can_bus_messages(dataset):
     api = can_bus_api.NuScenesCanBus(dataroot=str(dataset))
-    ours = read_can_bus(dataset, "scene-0103")
-    poses = api.get_messages("scene-0103", "pose", print_warnings=False)
+    scene = sorted(file.name.partition("_")[0] for file in (dataset / "can_bus").iterdir())[0]
+    ours = read_can_bus(dataset, scene)
+    poses = api.get_messages(scene, "pose", print_warnings=False)
+    assert len(poses) > 30
     assert [row["utime"] for row in poses] == ours.pose.micros.tolist()
     assert np.array_equal([row["pos"] for row in poses], ours.pose.translation)
     assert np.allclose([row["orientation"] for row in poses], ours.pose.rotation, rtol=0, atol=1e-15)
     assert np.array_equal([row["vel"][0] for row in poses], ours.speeds["pose"].values)
-    angles = api.get_messages("scene-0103", "steeranglefeedback")
+    angles = api.get_messages(scene, "steeranglefeedback")
     assert [row["value"] for row in angles] == ours.steering["steeranglefeedback"].values.tolist()
-    monitor = api.get_messages("scene-0103", "vehicle_monitor")
+    monitor = api.get_messages(scene, "vehicle_monitor")
     assert np.allclose([row["vehicle_speed"] / 3.6 for row in monitor], ours.speeds["vehicle_monitor"].values)
-    assert set(read_can_bus(dataset, "scene-0061").state.values()) == {"missing"}
+
+
+def test_can_bus_missing(tmp_path):
+    write(tmp_path, replace(recording("scene-0061", 3), can_bus={}))
+    assert set(read_can_bus(tmp_path, "scene-0061").state.values()) == {"missing"}
 
 
 def test_splits_are_the_official_ones():

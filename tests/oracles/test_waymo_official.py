@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from toy_waymo import frame
 
+from gwm.pipelines.world import write_world
+from gwm.shards.sources.world import WorldSource
 from gwm.shards.tfrecord import read_records
 from gwm.shards.waymo import v1
 from gwm.shards.waymo.frame import VIEWS
@@ -49,3 +51,20 @@ def test_what_we_write_the_official_parser_reads_and_writes_alike():
     theirs = official.Frame.FromString(data)
     same(frame(3), theirs)
     assert theirs.SerializeToString() == data
+
+
+def test_every_record_of_the_world_is_official(tmp_path):
+    world = WorldSource(2, frames=12, size=(96, 64), rig="waymo", weather="rain", time="dusk")
+    write_world("waymo", world, tmp_path / "waymo")
+    seen = 0
+    for path in sorted((tmp_path / "waymo").rglob("*.tfrecord")):
+        with path.open("rb") as file:
+            records = list(read_records(file, path.name))
+            file.seek(0)
+            for data, ours in zip(records, v1.read_frames(file, path.name), strict=True):
+                theirs = official.Frame.FromString(data)
+                same(ours, theirs)
+                assert theirs.SerializeToString() == data
+                assert len(theirs.images) == 5
+                seen += 1
+    assert seen == 2 * 11
