@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from gwm import GwmError, __version__
-from gwm.cli import data, weights, world
+from gwm.cli import data, runs, train, weights, world
 from gwm.cli.run import Device, Json, Out, Seed, command, find_shards, new_folder, parse_size, show
 
 app = typer.Typer(
@@ -74,33 +74,6 @@ def autoencoder(
     out = out or Path("runs/autoencoder")
     result = train_autoencoder(find_shards(shards), out, steps, parse_size(size), seed, device)
     show("autoencoder", asdict(result), as_json)
-
-
-@command(app, "train")
-def train(
-    variant: Annotated[str, typer.Option("--variant", help="long.")] = "long",
-    preset: Annotated[str, typer.Option("--preset", help="nano.")] = "nano",
-    shards: Shards = None,
-    out: Out = None,
-    encoder: Annotated[
-        Path | None,
-        typer.Option("--autoencoder", help="A file or run of `gwm autoencoder`; the embedded one if absent."),
-    ] = None,
-    steps_scale: Annotated[float, typer.Option("--steps-scale", help="Multiplies the steps of all stages.")] = 1.0,
-    seed: Seed = 0,
-    device: Device = "auto",
-    as_json: Json = False,
-) -> None:
-    """Train in the paper's stages 1a, 1b, 1c, 2. The same command again resumes; finished stages are skipped."""
-    from gwm.pipelines.recipe import make_recipe
-    from gwm.pipelines.train import train as run_training
-
-    recipe = make_recipe(variant, preset, steps_scale, seed)
-    out = out or Path("runs") / f"{variant}-{preset}"
-    result = run_training(find_shards(shards), out, recipe, encoder, device)
-    show("training", asdict(result), as_json)
-    if not result.finished:
-        raise typer.Exit(1)
 
 
 @command(app, "rollout")
@@ -173,7 +146,7 @@ def score(
 def info(
     checkpoint: Annotated[Path | None, typer.Argument(help="A checkpoint or run; the embedded one if absent.")] = None,
     variant: Annotated[str | None, typer.Option("--variant", help="long or mview: describe a recipe instead.")] = None,
-    preset: Annotated[str | None, typer.Option("--preset", help="nano or sd3-medium: the same.")] = None,
+    preset: Annotated[str | None, typer.Option("--preset", help="nano, small or sd3-medium: the same.")] = None,
     gpu: Annotated[str | None, typer.Option("--gpu", help="GPU of a recipe's estimate; A800 if absent.")] = None,
     utilisation: Annotated[
         float | None, typer.Option("--utilisation", help="Share of its bf16 peak that training reaches; 0.4 if absent.")
@@ -196,6 +169,10 @@ def info(
     show("model", values, as_json)
 
 
+command(app, "train")(train.train)
+command(app, "pretrain")(train.pretrain)
+command(app, "finetune-mview")(train.finetune_mview)
+command(app, "runs")(runs.runs)
 command(app, "world")(world.world)
 
 

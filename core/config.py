@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -55,7 +56,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         """Refuse sizes that cannot be, with the value."""
         for name, kind in get_type_hints(type(self)).items():
-            _check_type(name, getattr(self, name), kind)
+            check_type(name, getattr(self, name), kind)
         if self.width % self.heads or self.width % 4:
             raise ConfigError(f"width {self.width} does not divide into {self.heads} heads, or not by 4")
         if not self.decoder_depth < self.depth:
@@ -65,6 +66,8 @@ class ModelConfig:
                 raise ConfigError(f"{name} {getattr(self, name)} must lie in [0, 1)")
         if not 0 <= self.mask_tau[0] < self.mask_tau[1] <= 1:
             raise ConfigError(f"mask_tau {self.mask_tau} must be a range within [0, 1]")
+        if not 0 < self.tau_shift < math.inf:
+            raise ConfigError(f"tau_shift {self.tau_shift} must be a number above 0; 1 shifts nothing")
         if self.encoders == "sd3" and self.channels != SD3_CHANNELS:
             raise ConfigError(f"SD3's autoencoder has {SD3_CHANNELS} channels, not {self.channels}")
 
@@ -78,8 +81,8 @@ class ModelConfig:
         return cls(**known)
 
 
-def _check_type(name: str, value: Any, kind: Any) -> None:
-    """Refuse a value of another type, a choice that there is not, and whole numbers below 1."""
+def check_type(name: str, value: Any, kind: Any) -> None:
+    """ConfigError for a value of another type, a choice that there is not, and whole numbers below 1."""
     if get_origin(kind) is tuple:
         kinds = get_args(kind)
         if not isinstance(value, tuple) or (kinds[-1] is not Ellipsis and len(value) != len(kinds)):
@@ -87,7 +90,7 @@ def _check_type(name: str, value: Any, kind: Any) -> None:
             raise ConfigError(f"{name} must be a tuple of {count}, not {value!r}")
         kinds = kinds[:1] * len(value) if kinds[-1] is Ellipsis else kinds
         for x, part in zip(value, kinds, strict=True):
-            _check_type(name, x, part)
+            check_type(name, x, part)
     elif get_origin(kind) is Literal:
         if value not in get_args(kind):
             raise ConfigError(f"{name} knows {', '.join(get_args(kind))}, not {value!r}")
@@ -97,10 +100,14 @@ def _check_type(name: str, value: Any, kind: Any) -> None:
         raise ConfigError(f"{name} must be a number, not {value!r}")
     elif kind is bool and type(value) is not bool:
         raise ConfigError(f"{name} must be true or false, not {value!r}")
+    elif kind is str and type(value) is not str:
+        raise ConfigError(f"{name} must be a text, not {value!r}")
 
 
 PRESETS = {
     "nano": ModelConfig(),
+    # about 100 M parameters, with nano's autoencoder and text encoder, so that it needs no weights from elsewhere
+    "small": ModelConfig(width=384, heads=6, depth=10, decoder_depth=2),
     "sd3-medium": ModelConfig(
         width=1536, heads=24, depth=24, decoder_depth=5, channels=16, encoders="sd3", text_tokens=154,
         text_width=4096, pooled_width=2048, position_grid=192, position_base=64, tau_shift=3.0,

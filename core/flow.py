@@ -72,11 +72,22 @@ def sample_tau(
     return shift_tau(torch.sigmoid(torch.special.ndtri(u.clamp(1e-6, 1 - 1e-6))), shift), inside
 
 
-def flow_loss(v_hat: Tensor, v: Tensor, m_c: Tensor) -> Tensor:
-    """Eq. 1 over the predicted frames: mean squared error where m_c (b t) is 1; condition frames have no loss.
+def flow_errors(v_hat: Tensor, v: Tensor) -> Tensor:
+    """Squared error of every latent place, mean over channels: (b t k c h w) twice -> (b t k h w), at least fp32."""
+    dtype = torch.promote_types(v.dtype, torch.float32)
+    return (v_hat.to(dtype) - v.to(dtype)).square().mean(dim=3)
 
+
+def mean_over_predicted(errors: Tensor, m_c: Tensor, predicted: Tensor | None = None) -> Tensor:
+    """Eq. 1 over the predicted frames: mean of errors (b t k h w) where m_c (b t) is 1; condition frames have no loss.
+
+    predicted: how many frames that is in the whole batch, where this is a part of it: the parts' losses add up.
     Not in the paper: visible and hidden tokens count alike.
     """
-    dtype = torch.promote_types(v.dtype, torch.float32)
-    per_frame_error = (v_hat.to(dtype) - v.to(dtype)).square().mean(dim=(2, 3, 4, 5))  # b t
-    return (per_frame_error * m_c).sum() / m_c.sum().clamp(min=1)
+    count = m_c.sum() if predicted is None else predicted
+    return (errors.mean(dim=(2, 3, 4)) * m_c).sum() / count.clamp(min=1)
+
+
+def flow_loss(v_hat: Tensor, v: Tensor, m_c: Tensor) -> Tensor:
+    """Eq. 1: prediction and truth (b t k c h w), m_c (b t) -> scalar."""
+    return mean_over_predicted(flow_errors(v_hat, v), m_c)

@@ -35,6 +35,10 @@ class TokenMask:
         """The same mask on another device."""
         return TokenMask(self.kind, self.ids_keep.to(device), self.ids_hidden.to(device), self.ids_restore.to(device))
 
+    def part(self, rows: slice) -> TokenMask:
+        """That of some samples."""
+        return TokenMask(self.kind, self.ids_keep[rows], self.ids_hidden[rows], self.ids_restore[rows])
+
 
 def _token_mask(kind: Literal["spatial", "time"], ids_keep: Tensor, ids_hidden: Tensor) -> TokenMask:
     ids_restore = torch.argsort(torch.cat([ids_keep, ids_hidden], dim=-1), dim=-1)

@@ -13,9 +13,10 @@ from gwm.core import ConfigError
 from gwm.core.autoencoder import Autoencoder
 from gwm.core.config import ModelConfig
 from gwm.core.dit import VideoDiT
-from gwm.core.flow import flow_loss, interpolate, sample_tau, velocity
+from gwm.core.flow import flow_errors, interpolate, mean_over_predicted, sample_tau, velocity
 from gwm.core.mask import TokenMask, spatial_mask, time_mask
 from gwm.core.sd3_autoencoder import SD3Autoencoder
+from gwm.core.seeds import seeded_generator
 from gwm.core.text import HashedTextEncoder
 
 
@@ -76,15 +77,22 @@ class Draw:
         mask = None if self.mask is None else self.mask.to(device)
         return Draw(self.tau.to(device), self.m_c.to(device), self.eps.to(device), mask)
 
+    def part(self, rows: slice) -> Draw:
+        """That of some samples of the batch."""
+        mask = None if self.mask is None else self.mask.part(rows)
+        return Draw(self.tau[rows], self.m_c[rows], self.eps[rows], mask)
+
 
 def draw_step(
     shape: torch.Size,
     config: ModelConfig,
     condition_probabilities: tuple[float, ...],
     generator: torch.Generator,
+    rows: slice = slice(None),
 ) -> Draw:
-    """Everything random in a training step on latents of `shape` (b t k c h w).
+    """Everything random in a training step on latents of `shape` (b t k c h w), for the samples `rows` of the batch.
 
+    Each sample has the same numbers whichever rows are asked for, so that a batch may be shared by processes.
     The number of condition frames is drawn per sample, element i of `condition_probabilities` for i frames, and at
     least one frame stays to be predicted. The mask's branch (spatial or time) is drawn per batch, Eq. 4; a share of the
     batches has none.
@@ -94,10 +102,11 @@ def draw_step(
     m_c = (torch.arange(t) >= counts.clamp(max=t - 1)[:, None]).float()  # b t
     tau, maskable = sample_tau(b, config.tau_shift, generator, config.mask_tau)
     tau = tau[:, None] * m_c
-    eps = torch.randn(shape, generator=generator)
     masked = torch.rand((), generator=generator) >= config.unmasked_share
     mask = draw_mask(b, t, k, h, w, config, generator) if config.reconstruction and maskable and masked else None
-    return Draw(tau, m_c, eps, mask)
+    seed = int(torch.randint(2**62, (), generator=generator))
+    eps = [torch.randn(shape[1:], generator=seeded_generator(seed, i)) for i in range(*rows.indices(b))]
+    return Draw(tau[rows], m_c[rows], torch.stack(eps), None if mask is None else mask.part(rows))
 
 
 def draw_mask(
@@ -113,10 +122,16 @@ def draw_mask(
     return spatial_mask(b, t, k, h, w, config.mask_ratio, generator, by_row=config.views > 1)
 
 
+def training_errors(
+    dit: VideoDiT, z_0: Tensor, text: Tensor, pooled: Tensor, actions: Tensor | None, draw: Draw
+) -> Tensor:
+    """Squared errors (b t k h w) of the predicted flow, with condition frames and mask: clean latents (b t k c h w)."""
+    z_tau = interpolate(z_0, draw.eps, draw.tau)
+    return flow_errors(dit(z_tau, draw.tau, text, pooled, actions, draw.mask, draw.eps), velocity(z_0, draw.eps))
+
+
 def training_loss(
     dit: VideoDiT, z_0: Tensor, text: Tensor, pooled: Tensor, actions: Tensor | None, draw: Draw
 ) -> Tensor:
-    """Eq. 1 with condition frames and mask: clean latents (b t k c h w) and conditions -> scalar loss."""
-    z_tau = interpolate(z_0, draw.eps, draw.tau)
-    v_hat = dit(z_tau, draw.tau, text, pooled, actions, draw.mask, draw.eps)
-    return flow_loss(v_hat, velocity(z_0, draw.eps), draw.m_c)
+    """Eq. 1: the mean of `training_errors` over the predicted frames, a scalar."""
+    return mean_over_predicted(training_errors(dit, z_0, text, pooled, actions, draw), draw.m_c)

@@ -22,7 +22,7 @@ from gwm.pipelines.checkpoint import load_tensors, save_tensors
 from gwm.pipelines.progress import Ticker
 from gwm.shards.index import Dataset
 from gwm.shards.motion import WAYPOINTS, window_actions
-from gwm.shards.reader import MOTION_AHEAD, read_chunk
+from gwm.shards.reader import MOTION_AHEAD, read_window
 from gwm.shards.schema import Actions, Camera, Floats, Motion
 
 FORMAT = "gwm-latents"
@@ -51,9 +51,14 @@ class LatentDataset:
     cameras: tuple[tuple[Camera, ...], ...]
     texts: tuple[str, ...]
 
-    def batch(self, refs: Sequence[tuple[int, int]], length: int) -> tuple[Tensor, list[str], Tensor]:
-        """Windows at (row, start) -> latents (b t k c h w) fp32, texts, actions (b waypoints 7) fp32."""
-        z = torch.stack([self.latents[self.offsets[row] + start :][:length] for row, start in refs])
+    def batch(
+        self, refs: Sequence[tuple[int, int]], length: int, views: int | None = None
+    ) -> tuple[Tensor, list[str], Tensor]:
+        """Windows at (row, start), the first `views` of them -> latents (b t k c h w), texts, actions (b waypoints 7).
+
+        Numbers are fp32.
+        """
+        z = torch.stack([self.latents[self.offsets[row] + start :][:length, :views] for row, start in refs])
         actions = np.stack([self._actions(row, start) for row, start in refs])
         return z.float(), [self.texts[row] for row, _ in refs], torch.from_numpy(actions).float()
 
@@ -82,36 +87,40 @@ def _camera(values: dict[str, object]) -> Camera:
 MOTION_FIELDS = {"pose": (4, 4), "speed": (), "steering": ()}
 
 
-def encode_dataset(dataset: Dataset, autoencoder: Autoencoder, size: tuple[int, int], folder: Path) -> LatentDataset:
-    """Encode every frame at `size` (width, height) into `folder`, or read what an earlier run put there.
+def encode_dataset(
+    dataset: Dataset, autoencoder: Autoencoder, size: tuple[int, int], folder: Path, views: Sequence[str]
+) -> LatentDataset:
+    """Encode every frame of `views` at `size` (width, height) into `folder`, or read what an earlier run put there.
 
-    The file is named by the dataset's, the autoencoder's and the size's hash, so it is never a stale one.
-    ConfigError where it would not fit into memory.
+    The file is named by a hash of the dataset, the autoencoder, the size and the views, so it is never a stale one.
+    ConfigError where it would not fit into memory, ShardError for a sample that lacks one of the views.
     """
-    identity = f"{dataset.index['sha256']}{weights_hash(autoencoder)}{size}"
+    identity = f"{dataset.index['sha256']}{weights_hash(autoencoder)}{size}{tuple(views)}"
     path = folder / f"latents-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.safetensors"
     if not path.is_file():
         places = (size[1] // AUTOENCODER_FACTOR, size[0] // AUTOENCODER_FACTOR)
-        shape = (int(dataset.counts["frames"]), len(dataset.views), len(autoencoder.latent_std), *places)
+        shape = (int(dataset.counts["frames"]), len(views), len(autoencoder.latent_std), *places)
         needed = 2 * math.prod(shape)
         if needed > MAX_BYTES:
             raise ConfigError(
                 f"the latents of {dataset.path} would take {needed / 1e9:.0f} GB of memory, the limit is "
                 f"{MAX_BYTES / 1e9:.0f} GB; train on fewer samples"
             )
-        _encode(dataset, autoencoder, size, torch.empty(shape, dtype=torch.float16), path)
+        _encode(dataset, autoencoder, size, views, torch.empty(shape, dtype=torch.float16), path)
     return _load(path)
 
 
 @torch.inference_mode()
-def _encode(dataset: Dataset, autoencoder: Autoencoder, size: tuple[int, int], latents: Tensor, path: Path) -> None:
+def _encode(
+    dataset: Dataset, autoencoder: Autoencoder, size: tuple[int, int], views: Sequence[str], latents: Tensor, path: Path
+) -> None:
     """Fill `latents` chunk by chunk and write them with motion, cameras and text."""
     device = autoencoder.latent_std.device
     motions: dict[str, list[Tensor]] = {k: [] for k in MOTION_FIELDS}
     texts, cameras, offsets = [], [], [0]
     with Ticker("encode frames", len(latents)) as ticker:
         for row in range(len(dataset)):
-            chunk = read_chunk(dataset, row, size)
+            chunk = read_window(dataset, row, 0, dataset.row(row).frames, views, size)
             t = len(chunk.frames)
             images = rearrange(torch.from_numpy(chunk.frames), "t k h w c -> (t k) c h w").to(device)
             z = autoencoder.encode(images.float() / 127.5 - 1)

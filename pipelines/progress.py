@@ -15,13 +15,14 @@ LOG_INTERVAL = 15.0  # s between lines where there is no terminal
 class Ticker:
     """Counts `total` units of work: `with Ticker("stage 1a", 1500) as t: t.advance(note="loss 0.5")`."""
 
-    def __init__(self, title: str, total: int | None, done: int = 0) -> None:
+    def __init__(self, title: str, total: int | None, done: int = 0, silent: bool = False) -> None:
+        self.silent = silent
         self.title, self.total, self.done, self.note = title, total, done, ""
         self._bar: Progress | None = None
         self._logged = time.monotonic()
 
     def __enter__(self) -> Ticker:
-        if console.is_terminal:
+        if console.is_terminal and not self.silent:
             columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
             self._bar = Progress(
                 TextColumn("{task.description}"), *columns, TextColumn("{task.fields[note]}"), console=console
@@ -41,7 +42,8 @@ class Ticker:
 
     def _log(self) -> None:
         self._logged = time.monotonic()
-        console.print(f"{self.title}: {self.done}/{self.total or '?'} {self.note}", highlight=False)
+        if not self.silent:
+            console.print(f"{self.title}: {self.done}/{self.total or '?'} {self.note}", highlight=False)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._bar is not None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,9 +14,10 @@ from gwm.core import ConfigError
 from gwm.core.ema import start_ema
 from gwm.core.world_model import WorldModel
 from gwm.pipelines.checkpoint import Training, save_checkpoint
-from gwm.pipelines.recipe import Recipe
+from gwm.pipelines.progress import console
+from gwm.pipelines.recipe import Recipe, Stage
 from gwm.pipelines.state import save_state, trainable
-from gwm.shards.files import make_folder, replacing, write_json
+from gwm.shards.files import make_folder, write_json
 from gwm.shards.index import Dataset
 
 
@@ -27,6 +28,7 @@ class Learner:
     model: WorldModel
     ema: dict[str, Tensor]
     optimizer: torch.optim.Optimizer
+    skipped: int = 0  # steps of the run that were not applied
 
 
 def make_learner(recipe: Recipe, index: int, device: torch.device, before: Learner | None) -> Learner:
@@ -47,15 +49,22 @@ def make_learner(recipe: Recipe, index: int, device: torch.device, before: Learn
     optimizer = torch.optim.AdamW(
         parameters.values(), lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=recipe.weight_decay, fused=True
     )
-    return Learner(model, ema, optimizer)
+    return Learner(model, ema, optimizer, before.skipped if before else 0)
 
 
 class Run:
     """A run's folder: recipe, states, metrics, stage markers and the released checkpoint."""
 
-    def __init__(self, folder: Path, recipe: Recipe, data: Dataset, autoencoder: str) -> None:
-        """Make the folder, or continue in it; ConfigError if it holds a run of another recipe, data or autoencoder."""
-        self.folder, self.recipe = make_folder(folder), recipe
+    def __init__(
+        self, folder: Path, recipe: Recipe, data: Dataset, autoencoder: str, skip_nonfinite: int = 0,
+        leads: bool = True,
+    ) -> None:  # fmt: skip
+        """Make the folder, or continue in it; ConfigError if it holds a run of another recipe, data or autoencoder.
+
+        leads: whether this process writes; the others of its team only read.
+        """
+        self.folder, self.recipe, self.skip_nonfinite = make_folder(folder), recipe, skip_nonfinite
+        self.leads = leads
         self.data = f"{data.source} {data.path.name} sha256:{data.index['sha256']}"
         record = {**asdict(recipe), "data": data.index["sha256"], "autoencoder": autoencoder}
         file = folder / "recipe.json"
@@ -71,24 +80,29 @@ class Run:
         if changed:
             raise ConfigError(f"{folder} holds a run with other settings ({', '.join(changed)}); choose another -o")
 
-    def truncate_metrics(self, done: int) -> None:
-        """Forget metrics of steps that a killed run made after its last saved state."""
-        file = self.folder / "metrics.jsonl"
-        if file.is_file():
-            lines = [line for line in file.read_text().splitlines() if _position(line) <= done]
-            with replacing(file) as temporary:
-                temporary.write_text("".join(line + "\n" for line in lines))
+    def skip(self, learner: Learner, what: str, keys: Sequence[str]) -> None:
+        """Count a step that was not applied; ConfigError where no more may be skipped."""
+        learner.skipped += 1
+        message = f"{what}; not applied. Its windows: {', '.join(keys)}"
+        if learner.skipped > self.skip_nonfinite:
+            raise ConfigError(f"{message}. Lower the learning rate, or allow some with --skip-nonfinite N")
+        if self.leads:
+            console.print(f"warning: {message}", markup=False, highlight=False)
 
-    def log(self, **values: Any) -> None:
-        """Append a line to metrics.jsonl."""
-        with (self.folder / "metrics.jsonl").open("a") as f:
-            f.write(json.dumps(values) + "\n")
+    def mark_finished(self, stage: Stage) -> None:
+        """Leave the marker of a finished stage."""
+        if not self.leads:
+            return
+        make_folder(self.folder / "stages")
+        write_json(self.folder / "stages" / f"{stage.name}.done", {"steps": stage.steps})
 
     def save(self, learner: Learner, index: int, step: int) -> None:
         """Write what `step` steps of stage `index` reached: model.safetensors (EMA weights, fp16), then the state.
 
         In this order, so that a run whose last state says "finished" has its last model.
         """
+        if not self.leads:
+            return
         recipe = self.recipe
         done = {s.name: s.steps for s in recipe.stages[:index]} | {recipe.stages[index].name: step}
         frames = max(recipe.stages[index].frames)
@@ -98,12 +112,12 @@ class Run:
         average = learner.model.state_dict() | learner.ema
         save_checkpoint(self.folder / "model.safetensors", learner.model.config, average, training, torch.float16)
         save_state(
-            self.folder, sum(done.values()), learner.model, learner.optimizer, learner.ema, stage=index, step=step
+            self.folder,
+            sum(done.values()),
+            learner.model,
+            learner.optimizer,
+            learner.ema,
+            stage=index,
+            step=step,
+            skipped=learner.skipped,
         )
-
-
-def _position(line: str) -> int:
-    try:
-        return int(json.loads(line)["position"])
-    except (ValueError, KeyError):
-        return 1 << 62  # a line that a kill cut short

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,16 +18,20 @@ from gwm.core import ConfigError
 from gwm.core.actions import only_modes
 from gwm.core.autoencoder import Autoencoder
 from gwm.core.ema import ema_decay, update_ema
+from gwm.core.flow import mean_over_predicted
 from gwm.core.seeds import seeded_generator
-from gwm.core.world_model import draw_step, training_loss
+from gwm.core.world_model import Draw, draw_step, training_errors
+from gwm.pipelines import metrics
 from gwm.pipelines.autoencoder import load_autoencoder
 from gwm.pipelines.checkpoint import load_checkpoint, load_weights
 from gwm.pipelines.device import choose_device
 from gwm.pipelines.latents import LatentDataset, encode_dataset, weights_hash
+from gwm.pipelines.meter import Clock, LossMeter, peak_memory
 from gwm.pipelines.progress import Ticker
 from gwm.pipelines.recipe import Recipe, Stage, learning_rate
 from gwm.pipelines.run import Learner, Run, make_learner
 from gwm.pipelines.state import newest_state, restore_state, trainable
+from gwm.pipelines.team import Team, join_team
 from gwm.shards.index import open_dataset
 from gwm.shards.reader import WindowSchedule
 
@@ -44,40 +49,67 @@ class TrainResult:
     seconds: float  # of this call
 
 
+class Step(NamedTuple):
+    """A step before its update."""
+
+    norm: float  # of the gradient, before clipping
+    seen: list[tuple[Tensor, Draw]]  # errors (b t k h w) and draws of this process's passes
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What this process learns from in a step: its windows of the batch."""
+
+    z_0: Tensor  # (b t k c h w)
+    texts: list[str]
+    actions: Tensor  # (b waypoints 7)
+    keys: list[str]  # which windows they are: sample and first frame
+
+
 @dataclass
 class Data:
     """What the steps read: the latents and the order of windows."""
 
     latents: LatentDataset
     schedule: WindowSchedule
+    keys: Sequence[str]  # of the samples
 
-    def batch(self, stage: Stage, step: int, generator: torch.Generator) -> tuple[Tensor, list[str], Tensor]:
-        """The batch of a step: window length drawn from the stage's, then the schedule's windows of that length."""
+    def batch(self, stage: Stage, step: int, windows: int, generator: torch.Generator) -> Batch:
+        """So many windows of a step: their length drawn from the stage's, then the schedule's of that length."""
         length = stage.frames[int(torch.randint(len(stage.frames), (), generator=generator))]
-        return self.latents.batch(self.schedule.batch(step, stage.batch, length), length)
+        refs = self.schedule.batch(step, windows, length)
+        return Batch(
+            *self.latents.batch(refs, length, stage.views), [f"{self.keys[row]} from {start}" for row, start in refs]
+        )
 
 
-def drop_conditions(
-    texts: list[str], actions: Tensor, recipe: Recipe, stage: Stage, generator: torch.Generator
-) -> tuple[list[str], Tensor | None]:
+@dataclass(frozen=True)
+class Drops:
+    """Which conditions the b samples of a batch go without."""
+
+    text: list[bool]  # these have none
+    modes: list[str] | None  # the kind of actions that each keeps, or "none"; None: the stage has no actions
+
+    def apply(self, texts: list[str], actions: Tensor, rows: slice = slice(None)) -> tuple[list[str], Tensor | None]:
+        """Texts and actions (n waypoints 7) of the samples `rows`, without what is dropped."""
+        left = ["" if drop else text for text, drop in zip(texts, self.text[rows], strict=True)]
+        return left, None if self.modes is None else only_modes(actions, self.modes[rows])
+
+
+def draw_drops(b: int, recipe: Recipe, stage: Stage, generator: torch.Generator) -> Drops:
     """Empty a share of the texts, and leave each sample one kind of action or none (Vista).
 
     Not in the paper: a share of the samples loses both, since that is what guidance subtracts.
     """
-    b = len(texts)
     empty = torch.rand(b, generator=generator) < recipe.text_dropout
     if not stage.actions:
-        return _emptied(texts, empty), None
+        return Drops(empty.tolist(), None)
     first = int(torch.randint(len(recipe.action_modes), (), generator=generator))
     modes = [recipe.action_modes[(first + i) % len(recipe.action_modes)] for i in range(b)]
     none = torch.rand(b, generator=generator) < recipe.action_dropout
     both = torch.rand(b, generator=generator) < recipe.joint_dropout
-    modes = ["none" if drop else mode for mode, drop in zip(modes, (none | both).tolist(), strict=True)]
-    return _emptied(texts, empty | both), only_modes(actions, modes)
-
-
-def _emptied(texts: list[str], empty: Tensor) -> list[str]:
-    return ["" if drop else text for text, drop in zip(texts, empty.tolist(), strict=True)]
+    kept = ["none" if drop else mode for mode, drop in zip(modes, (none | both).tolist(), strict=True)]
+    return Drops((empty | both).tolist(), kept)
 
 
 @contextmanager
@@ -92,55 +124,97 @@ def stop_on_signal() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def run_stage(run: Run, learner: Learner, index: int, step: int, data: Data, last: float, signals: list[int]) -> int:
+def learn(learner: Learner, recipe: Recipe, stage: Stage, batch: Batch, generator: torch.Generator, team: Team) -> Step:
+    """Forward and backward of one step, in `stage.accumulate` passes; nothing is updated.
+
+    What is random is drawn for the whole batch, and its loss is a sum over processes and passes: the gradient is that
+    of one process in one pass.
+    """
+    model, device = learner.model, next(learner.model.dit.parameters()).device
+    own = team.part_of(stage.batch)
+    drops = draw_drops(stage.batch, recipe, stage, generator)
+    texts, actions = drops.apply(batch.texts, batch.actions, own)
+    shape = torch.Size((stage.batch, *batch.z_0.shape[1:]))
+    whole = draw_step(shape, model.config, recipe.condition_probabilities, generator, own)
+    predicted = whole.m_c.sum().to(device)
+    team.add([predicted])
+    learner.optimizer.zero_grad(set_to_none=True)
+    seen = []
+    size = len(texts) // stage.accumulate
+    for rows in (slice(first, first + size) for first in range(0, len(texts), size)):
+        draw = whole.part(rows).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            text, pooled = model.encode_text(texts[rows])
+            given = None if actions is None else actions[rows].to(device)
+            errors = training_errors(model.dit, batch.z_0[rows].to(device), text, pooled, given, draw)
+        mean_over_predicted(errors, draw.m_c, predicted).backward()
+        seen.append((errors.detach(), draw))
+    parameters = trainable(model).values()
+    team.add_gradients(parameters)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.gradient_clip)
+    return Step(float(norm), seen)
+
+
+def run_stage(
+    run: Run, learner: Learner, index: int, step: int, data: Data, last: float, signals: list[int], team: Team
+) -> int:
     """Train stage `index` from `step` to its end; the state is saved on the way and at the end.
 
     Returns the steps done: fewer than the stage's if a signal came, or `last` steps over all stages are done.
     """
     recipe, stage = run.recipe, run.recipe.stages[index]
     model, optimizer, device = learner.model, learner.optimizer, next(learner.model.dit.parameters()).device
-    before = sum(s.steps for s in recipe.stages[:index])
-    saved = measured = time.monotonic()
-    first = measured_step = step
-    title = f"stage {stage.name}"
-    with Ticker(title, stage.steps, step) as ticker:
-        while step < stage.steps and not signals and before + step < last:
+    before, first, saved = sum(s.steps for s in recipe.stages[:index]), step, time.monotonic()
+    meter, clock = LossMeter(max(stage.frames), device), Clock()
+    title, windows = f"stage {stage.name}", stage.batch // team.size
+    with Ticker(title, stage.steps, step, silent=not team.leads) as ticker:
+        while step < stage.steps and before + step < last and not team.any(bool(signals)):
             generator = seeded_generator(recipe.seed, 0, index, step)
-            z_0, texts, actions = data.batch(stage, step, generator)
-            texts, kept_actions = drop_conditions(texts, actions, recipe, stage, generator)
-            draw = draw_step(z_0.shape, model.config, recipe.condition_probabilities, generator).to(device)
+            with clock.waiting():
+                batch = data.batch(stage, step, windows, generator)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(recipe, stage, step)
 
             # one training step
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                text, pooled = model.encode_text(texts)
-                kept_actions = None if kept_actions is None else kept_actions.to(device)
-                loss = training_loss(model.dit, z_0.to(device), text, pooled, kept_actions, draw)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = float(torch.nn.utils.clip_grad_norm_(trainable(model).values(), recipe.gradient_clip))
-            if not math.isfinite(norm):
-                raise ConfigError(
-                    f"{title}, step {step}: loss {loss.item()} or its gradient is not finite; not applied"
-                )
-            optimizer.step()
-            update_ema(learner.ema, trainable(model), ema_decay(before + step, recipe.ema))
+            done = learn(learner, recipe, stage, batch, generator, team)
+            if math.isfinite(done.norm):
+                optimizer.step()
+                update_ema(learner.ema, trainable(model), ema_decay(before + step, recipe.ema))
+                for errors, draw in done.seen:
+                    meter.add(errors, draw, model.config.patch)
+            else:
+                run.skip(learner, f"{title}, step {step}: the gradient is {done.norm}", team.gather(batch.keys))
             step += 1
 
-            if step % METRICS_EVERY == 0 or step == stage.steps:
-                now = time.monotonic()
-                values = {"loss": loss.item(), "gradient_norm": norm, "lr": optimizer.param_groups[0]["lr"]}
-                seconds = (now - measured) / (step - measured_step)
-                run.log(stage=stage.name, step=step, position=before + step, **values, seconds_per_step=seconds)
-                measured, measured_step = now, step
-            ticker.advance(note=f"loss {loss.item():.4f}")
-            if time.monotonic() - saved > SAVE_INTERVAL:
+            clock.count(team.size * batch.z_0[:, :, :, 0].numel() // model.config.patch**2)
+            if (step % METRICS_EVERY == 0 or step == stage.steps) and not meter.empty:
+                team.add(meter.sums.values())
+                line = _measured(stage, step, before, meter, clock, done.norm, optimizer, device)
+                if team.leads:
+                    metrics.append(run.folder / metrics.FILE, line)
+                ticker.note = f"loss {line.loss:.4f}"
+            ticker.advance()
+            if team.any(time.monotonic() - saved > SAVE_INTERVAL):
                 run.save(learner, index, step)
                 saved = time.monotonic()
         if step > first:
             run.save(learner, index, step)
+        if step == stage.steps:
+            run.mark_finished(stage)
     return step
+
+
+def _measured(
+    stage: Stage, step: int, before: int, meter: LossMeter, clock: Clock, norm: float,
+    optimizer: torch.optim.Optimizer, device: torch.device,
+) -> metrics.Metrics:  # fmt: skip
+    """What is logged of the steps since the last line."""
+    loss, by_tau, by_frame, (visible, hidden) = meter.take()
+    seconds, waiting, tokens = clock.take()
+    return metrics.Metrics(
+        stage.name, step, before + step, loss, by_tau, visible, hidden, by_frame, norm, optimizer.param_groups[0]["lr"],
+        seconds, waiting, tokens, peak_memory(device), time.time(),
+    )  # fmt: skip
 
 
 def train(
@@ -150,44 +224,68 @@ def train(
     autoencoder: Path | None = None,
     device: str = "auto",
     stop_after: int | None = None,
+    skip_nonfinite: int = 0,
 ) -> TrainResult:
     """Run all stages of `recipe` on the shards at `data`, into the folder `out`.
 
     autoencoder: a file or run of `gwm autoencoder`; the embedded checkpoint's where None. The same call again
     continues a stopped run (on a CPU with as many threads, bit for bit); finished stages are skipped.
-    `stop_after` ends after so many steps in all.
+    `stop_after` ends after so many steps in all. A step whose gradient is not finite is not applied: the first
+    raises ConfigError with the windows it read, unless `skip_nonfinite` allows so many in the whole run.
+    Under `torchrun` each process learns from its part of every batch, read from shards of its own; a run may go on
+    with another number of processes.
     """
     if recipe.model.encoders != "nano":
         raise ConfigError(f"this version trains --preset nano alone; {recipe.preset} is for `gwm info`")
-    began = time.monotonic()
-    place, dataset = choose_device(device), open_dataset(data)
+    place = choose_device(device)
+    with join_team(place) as team:
+        return _train_together(data, out, recipe, autoencoder, place, stop_after, skip_nonfinite, team)
+
+
+def _train_together(
+    data: Path, out: Path, recipe: Recipe, autoencoder: Path | None, place: torch.device, stop_after: int | None,
+    skip_nonfinite: int, team: Team,
+) -> TrainResult:  # fmt: skip
+    """See `train`; every process of the team runs this."""
+    began, dataset = time.monotonic(), open_dataset(data)
+    for stage in recipe.stages:
+        team.part_of(stage.batch)
     schedules = [
-        WindowSchedule(dataset, "train", recipe.seed + i, min_length=max(stage.frames))
+        WindowSchedule(
+            dataset, "train", recipe.seed + i, team.rank, team.size, max(stage.frames), recipe.view_names[: stage.views]
+        )
         for i, stage in enumerate(recipe.stages)
     ]
     encoder = Autoencoder(recipe.model.channels, recipe.model.autoencoder_width).requires_grad_(False).to(place)
     if autoencoder is None:
-        embedded = load_checkpoint(None, device)
+        embedded = load_checkpoint(None, str(place))
         load_weights(encoder, embedded.model.codec.state_dict(), embedded.name)
     else:
         load_autoencoder(autoencoder, encoder)
-    run = Run(out, recipe, dataset, weights_hash(encoder))
+    with team.leader_first():
+        run = Run(out, recipe, dataset, weights_hash(encoder), skip_nonfinite, team.leads)
+        views = recipe.view_names[: max(stage.views for stage in recipe.stages)]
+        latents = encode_dataset(dataset, encoder, recipe.size, out, views)
     state = newest_state(out)
     index, step = (0, 0) if state is None else (int(state[1]["stage"]), int(state[1]["step"]))
     learner = make_learner(recipe, index, place, None)
     learner.model.codec.load_state_dict(encoder.state_dict())
     if state is not None:
         restore_state(state[0], learner.model, learner.optimizer, learner.ema, str(out))
-    latents = encode_dataset(dataset, encoder, recipe.size, out)
-    run.truncate_metrics(0 if state is None else int(state[1]["position"]))
+        learner.skipped = int(state[1].get("skipped", 0))
+    if team.leads:
+        metrics.truncate(out / metrics.FILE, 0 if state is None else int(state[1]["position"]))
 
+    keys = dataset.table.column("key").to_pylist()
     last = math.inf if stop_after is None else stop_after
     with stop_on_signal() as signals:
         while True:
-            step = run_stage(run, learner, index, step, Data(latents, schedules[index]), last, signals)
-            if step < recipe.stages[index].steps or index + 1 == len(recipe.stages) or signals:
+            step = run_stage(run, learner, index, step, Data(latents, schedules[index], keys), last, signals, team)
+            stopped = team.any(bool(signals))
+            if step < recipe.stages[index].steps or index + 1 == len(recipe.stages) or stopped:
                 break
             index, step = index + 1, 0
             learner = make_learner(recipe, index, place, learner)
+    team.wait()  # for what the leader writes
     done = sum(s.steps for s in recipe.stages[:index]) + step
     return TrainResult(str(out), done, done == sum(s.steps for s in recipe.stages), time.monotonic() - began)

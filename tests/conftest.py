@@ -15,7 +15,8 @@ from gwm.core.config import ModelConfig
 from gwm.core.dit import VideoDiT
 from gwm.core.world_model import WorldModel
 from gwm.pipelines.checkpoint import save_tensors
-from gwm.pipelines.recipe import NANO_LONG, Recipe, Stage
+from gwm.pipelines.recipe import Recipe, Stage
+from gwm.pipelines.recipes import NANO_LONG
 from gwm.shards.images import encode_jpeg
 from gwm.shards.motion import integrate
 from gwm.shards.schema import Chunk, Motion

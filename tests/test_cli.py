@@ -112,7 +112,7 @@ def test_mistakes_have_one_message_and_leave_nothing(checkpoint, tiny_shards, tm
     assert "does not exist" in refused("shards", "verify", "nowhere")
     assert "is no dataset" in refused("shards", "info", empty)
     assert "gwm preprocess world" in refused("train")
-    assert "no recipe" in refused("train", "--variant", "mview", "--data", tiny_shards)
+    assert "no recipe" in refused("train", "--variant", "wide", "--data", tiny_shards)
     assert "--steps-scale -1" in refused("train", "--steps-scale", -1, "--data", tiny_shards)
     assert "--frames 0" in refused("rollout", "--frames", 0, *tiny)
     assert "no checkpoint at" in refused("rollout", "--checkpoint", "nowhere")

@@ -66,7 +66,7 @@ def cluster():
     """The address of a cluster to which this process is connected."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where its processes find Toy
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # where its processes find Toy
         context = ray.init(
             "local", num_cpus=2, object_store_memory=1 << 27, include_dashboard=False, log_to_driver=False,
             logging_level="ERROR",

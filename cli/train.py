@@ -1,0 +1,247 @@
+"""`gwm train`, and its views `gwm pretrain` and `gwm finetune-mview`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from gwm.cli.run import Device, Json, Out, Seed, data_root, find_shards, show
+from gwm.core import ConfigError
+
+if TYPE_CHECKING:
+    from gwm.pipelines.recipe import Recipe
+
+WORLD_SCENES, WORLD_FRAMES = 200, 100  # of the world that is rendered where there are no shards
+
+Variant = Annotated[str, typer.Option("--variant", help="long, or mview: six cameras, with stage 3.")]
+Preset = Annotated[str, typer.Option("--preset", help="nano, small or sd3-medium.")]
+Datasets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data", help="Folders of shards, repeated or separated by commas; the only one in $GWM_DATA/shards if absent."
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Change the recipe: learning_rate=3e-4, model.mask_ratio=0.5, 2.steps=100, …; may be repeated."
+    ),
+]
+StepsScale = Annotated[float, typer.Option("--steps-scale", help="Multiplies the steps of all stages, before --set.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the recipe as it would run, and stop. Needs no data.")]
+Encoder = Annotated[
+    Path | None, typer.Option("--autoencoder", help="A file or run of `gwm autoencoder`; the embedded one if absent.")
+]
+SkipNonfinite = Annotated[
+    int,
+    typer.Option("--skip-nonfinite", min=0, help="Steps of the run that may be left out, their gradient no number."),
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Where there are no shards, render the world without asking.")]
+
+
+def train(
+    variant: Variant = "long",
+    preset: Preset = "nano",
+    shards: Datasets = None,
+    out: Out = None,
+    settings: Settings = None,
+    stage: Annotated[
+        str | None,
+        typer.Option(
+            "--stage",
+            help="Train to the end of this stage (1a, 1b, 1c, 2, 3) and stop; the stages before it must be finished. "
+            "The same command without it goes on.",
+        ),
+    ] = None,
+    steps_scale: StepsScale = 1.0,
+    dry_run: DryRun = False,
+    encoder: Encoder = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    skip_nonfinite: SkipNonfinite = 0,
+    as_json: Json = False,
+    yes: Yes = False,
+) -> None:
+    """Train in the paper's stages 1a, 1b, 1c, 2 and 3. The same command again resumes; finished stages are skipped."""
+    from gwm.pipelines.recipe import make_recipe, override, select
+
+    recipe = override(make_recipe(variant, preset, steps_scale, seed), *(settings or ()))
+    out = out or _run_folder(recipe)
+    if dry_run:
+        _show_recipe(recipe if stage is None else select(recipe, stage), as_json)
+        return
+    finished = {marker.stem for marker in (out / "stages").glob("*.done")}
+    part = recipe if stage is None else select(recipe, stage, finished)
+    _train(recipe, part, shards, out, encoder, device, skip_nonfinite, as_json, yes)
+
+
+def pretrain(
+    variant: Variant = "long",
+    preset: Preset = "nano",
+    shards: Datasets = None,
+    out: Out = None,
+    settings: Settings = None,
+    steps_scale: StepsScale = 1.0,
+    dry_run: DryRun = False,
+    encoder: Encoder = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    skip_nonfinite: SkipNonfinite = 0,
+    as_json: Json = False,
+    yes: Yes = False,
+) -> None:
+    """Stage 1 alone: 1a, 1b, 1c. `gwm train` with the same options goes on with the run."""
+    from gwm.pipelines.recipe import make_recipe, override
+    from gwm.pipelines.recipe import pretrain as pretraining
+
+    recipe = override(make_recipe(variant, preset, steps_scale, seed), *(settings or ()))
+    if dry_run:
+        _show_recipe(pretraining(recipe), as_json)
+        return
+    out = out or _run_folder(recipe)
+    _train(recipe, pretraining(recipe), shards, out, encoder, device, skip_nonfinite, as_json, yes)
+
+
+def finetune_mview(
+    start: Annotated[
+        Path | None, typer.Option("--from", help="The run or checkpoint of --variant long that it starts from.")
+    ] = None,
+    preset: Preset = "nano",
+    shards: Datasets = None,
+    out: Out = None,
+    settings: Settings = None,
+    steps_scale: StepsScale = 1.0,
+    dry_run: DryRun = False,
+    encoder: Encoder = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    skip_nonfinite: SkipNonfinite = 0,
+    as_json: Json = False,
+    yes: Yes = False,
+) -> None:
+    """Stage 3 alone: view blocks for six cameras, from a run of stage 2."""
+    from gwm.pipelines.recipe import finetune_mview as finetuning
+    from gwm.pipelines.recipe import make_recipe, override
+
+    recipe = finetuning(override(make_recipe("mview", preset, steps_scale, seed), *(settings or ())))
+    if dry_run:
+        _show_recipe(recipe, as_json)
+        return
+    if start is None:
+        raise ConfigError("stage 3 needs a start: name a run or checkpoint of --variant long with --from")
+    out = out or Path("runs") / f"finetune-mview-{preset}"
+    _train(recipe, recipe, shards, out, encoder, device, skip_nonfinite, as_json, yes, start)
+
+
+def _train(
+    recipe: Recipe,
+    part: Recipe,
+    shards: list[str] | None,
+    out: Path,
+    encoder: Path | None,
+    device: str,
+    skip_nonfinite: int,
+    as_json: bool,
+    yes: bool,
+    start: Path | None = None,
+) -> None:
+    """Train `recipe` to the end of `part`, its first stages; exit code 1 where a signal came before that."""
+    from gwm.pipelines.train import train as run_training
+
+    named = [name.strip() for given in shards or () for name in given.split(",")]
+    _refuse_what_is_not_read(part, named, start)
+    data = _find_data(named, part, yes)
+    result = run_training(data, out, recipe, encoder, device, stop_after=part.steps, skip_nonfinite=skip_nonfinite)
+    result = replace(result, finished=result.steps >= part.steps)
+    show("training", asdict(result), as_json)
+    if not result.finished:
+        raise typer.Exit(1)
+
+
+def _refuse_what_is_not_read(recipe: Recipe, shards: list[str], start: Path | None) -> None:
+    """ConfigError for what is asked for and training does not read yet."""
+    if start is not None:
+        raise ConfigError(f"--from {start}: training does not start from another run yet")
+    if len(shards) > 1:
+        raise ConfigError(f"--data {', '.join(shards)}: training does not mix datasets yet; name one")
+    if recipe.model.encoders != "nano":
+        return  # training refuses these itself
+    for stage in recipe.stages:
+        if stage.views > 1:
+            raise ConfigError(f"stage {stage.name}: training does not read {stage.views} views yet; use --variant long")
+        if stage.data is not None:
+            raise ConfigError(f"{stage.name}.data: training does not mix datasets yet; --set {stage.name}.data=none")
+    if recipe.view_names[0] != "front":
+        raise ConfigError(f"view_names {', '.join(recipe.view_names)}: training does not choose views yet; leave it")
+
+
+def _run_folder(recipe: Recipe) -> Path:
+    return Path("runs") / f"{recipe.variant}-{recipe.preset}"
+
+
+def _find_data(named: list[str], recipe: Recipe, yes: bool) -> Path:
+    """The dataset named, or the only one below the data root; with none there, the world, if the user agrees."""
+    folder = data_root() / "shards"
+    if named or any(folder.glob("*/dataset.json")) or recipe.model.encoders != "nano":
+        return find_shards(Path(named[0]) if named else None)
+    width, height = recipe.size
+    what = f"{WORLD_SCENES} scenes of {WORLD_FRAMES} frames at {width}x{height} into {folder / 'world'}"
+    if not (yes or _agrees(f"There are no shards in {folder}. Render a driving world, {what}? It takes minutes.")):
+        return find_shards(None)
+    from gwm.pipelines.preprocess import default_workers, in_processes, preprocess
+    from gwm.shards.sources.world import WorldSource
+
+    source = WorldSource(WORLD_SCENES, 0, WORLD_FRAMES, recipe.size)
+    preprocess(source, folder / "world", run=in_processes(default_workers()))
+    return folder / "world"
+
+
+def _agrees(question: str) -> bool:
+    """The user's answer; no where nobody is there to answer. Standard output stays free for results."""
+    typer.echo(f"{question} [y/N]: ", nl=False, err=True)
+    try:
+        return typer.confirm("", prompt_suffix="", show_default=False)
+    except typer.Abort:
+        typer.echo(err=True)
+        return False
+
+
+def _show_recipe(recipe: Recipe, as_json: bool) -> None:
+    """The recipe as JSON, or as two tables: one column for each stage, and what holds for all of them."""
+    values = asdict(recipe)
+    if as_json:
+        show("recipe", values, True)
+        return
+    stages, model = values.pop("stages"), values.pop("model")
+    table = Table(title="stages", title_justify="left")
+    table.add_column("stage", no_wrap=True)
+    for stage in stages:
+        table.add_column(stage["name"], overflow="fold")
+    for name in list(stages[0])[1:]:
+        table.add_row(name, *(escape(_cell(stage[name])) for stage in stages))
+    common = Table("setting", "all stages", title="the whole recipe", title_justify="left")
+    for name, value in values.items():
+        common.add_row(name, escape(_cell(value)))
+    for name, value in model.items():
+        if name not in stages[0]:  # which says it for each
+            common.add_row(f"model.{name}", escape(_cell(value)))
+    console = Console()
+    console.print(table)
+    console.print(common)
+
+
+def _cell(value: Any) -> str:
+    """A value in the spelling of `--set`, but with spaces, where a table may break it."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple) and value and isinstance(value[0], tuple):
+        return ", ".join(f"{name} {share:g}" for name, share in value)
+    if isinstance(value, tuple):
+        return ", ".join(_cell(x) for x in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

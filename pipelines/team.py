@@ -1,0 +1,92 @@
+"""The processes that train together: one, or those of `torchrun`, each with its part of every batch.
+
+Each computes the gradient of its own windows; the sum over all is the gradient of the whole batch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from gwm.core import ConfigError
+
+
+@dataclass(frozen=True)
+class Team:
+    """This process among `size` of them."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that writes files and speaks."""
+        return self.rank == 0
+
+    def part_of(self, batch: int) -> slice:
+        """The windows of a batch that this process reads. ConfigError where they cannot be shared evenly."""
+        if batch % self.size:
+            raise ConfigError(f"a batch of {batch} windows cannot be shared by {self.size} processes; it must divide")
+        each = batch // self.size
+        return slice(self.rank * each, (self.rank + 1) * each)
+
+    def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Sum the gradients over all processes, in place."""
+        self.add(parameter.grad for parameter in parameters if parameter.grad is not None)
+
+    def add(self, tensors: Iterable[Tensor]) -> None:
+        """Sum tensors of one dtype over all processes, in place and in one message."""
+        if self.size > 1:
+            own = list(tensors)
+            flat = torch.cat([tensor.flatten() for tensor in own])
+            dist.all_reduce(flat)
+            for tensor, total in zip(own, flat.split([tensor.numel() for tensor in own]), strict=True):
+                tensor.copy_(total.view_as(tensor))
+
+    def any(self, here: bool) -> bool:
+        """Whether it is so in any process."""
+        return any(self.gather([here])) if self.size > 1 else here
+
+    def gather(self, own: list[Any]) -> list[Any]:
+        """The lists of all processes, in their order."""
+        if self.size == 1:
+            return own
+        lists: list[list[Any] | None] = [None] * self.size
+        dist.all_gather_object(lists, own)
+        return list(chain.from_iterable(part for part in lists if part is not None))
+
+    @contextmanager
+    def leader_first(self) -> Iterator[None]:
+        """The block runs in the leader, then in the others, which find what it wrote."""
+        if not self.leads:
+            self.wait()
+        yield
+        if self.leads:
+            self.wait()
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def join_team(device: torch.device) -> Iterator[Team]:
+    """The team that `torchrun` started this process in, or this process alone."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1 or dist.is_initialized():
+        yield Team(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Team()
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Team(dist.get_rank(), size)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,141 @@
+"""Training by two processes: the same step as one, bit-exact resume, a signal to one stops both."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_chunk, tiny_recipe
+from torch import Tensor
+from toy_shards import write
+
+from gwm.core import ConfigError
+from gwm.core.ema import ema_decay, update_ema
+from gwm.core.seeds import seeded_generator
+from gwm.pipelines import metrics, train
+from gwm.pipelines.autoencoder import load_autoencoder
+from gwm.pipelines.latents import encode_dataset
+from gwm.pipelines.recipe import Recipe, learning_rate
+from gwm.pipelines.run import make_learner
+from gwm.pipelines.state import newest_state, trainable
+from gwm.pipelines.team import Team
+from gwm.shards.index import open_dataset
+from gwm.shards.reader import WindowSchedule
+
+STEPS = 10
+CPU = torch.device("cpu")
+
+
+def masked_stage() -> Recipe:
+    """Stage 1c alone: masks, EMA and two passes a step."""
+    recipe = tiny_recipe(STEPS)
+    return replace(recipe, stages=(replace(recipe.stages[2], batch=4, accumulate=2),))
+
+
+def short() -> Recipe:
+    """Two stages of three steps."""
+    recipe = tiny_recipe(3)
+    return replace(recipe, stages=recipe.stages[1:3])
+
+
+def together(rank: int, port: int, data: Path, encoder: Path, out: Path) -> None:
+    """What each of the two processes does."""
+    torch.set_num_threads(1)
+    os.environ |= {"WORLD_SIZE": "2", "RANK": f"{rank}", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
+    torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=60))
+    train.train(data, out / "step", masked_stage(), encoder, "cpu")
+    train.train(data, out / "whole", short(), encoder, "cpu")
+    for last in (2, 5, 6):
+        train.train(data, out / "broken", short(), encoder, "cpu", last)
+    calls, errors = iter(range(100)), train.training_errors
+
+    def interrupted(*arguments: object) -> Tensor:
+        if rank == 1 and next(calls) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return errors(*arguments)  # type: ignore[arg-type]
+
+    train.training_errors = interrupted
+    stopped = train.train(data, out / "signal", short(), encoder, "cpu")
+    assert (stopped.steps, stopped.finished) == (2, False), stopped
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, autoencoder: Path) -> tuple[Path, Path]:
+    """The data, in four shards, and the folder of what two processes did with them."""
+    out = tmp_path_factory.mktemp("team")
+    data = write(out / "data", [tiny_chunk(i) for i in range(4)], per_shard=1)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    torch.multiprocessing.start_processes(together, (port, data, autoencoder, out), nprocs=2, start_method="spawn")
+    return data, out
+
+
+def state_of(run: Path) -> dict[str, Tensor]:
+    state = newest_state(run)
+    assert state is not None
+    return state[0]
+
+
+def test_ten_steps_of_two_processes_are_those_of_one(runs: tuple[Path, Path], autoencoder: Path, tmp_path: Path):
+    data, out = runs
+    recipe = masked_stage()
+    dataset, stage, learner = open_dataset(data), recipe.stages[0], make_learner(recipe, 0, CPU, None)
+    load_autoencoder(autoencoder, learner.model.codec)
+    latents = encode_dataset(dataset, learner.model.codec, recipe.size, tmp_path, ("front",))
+    schedules = [WindowSchedule(dataset, "train", recipe.seed, rank, 2, 6, ("front",)) for rank in (0, 1)]
+    for step in range(STEPS):
+        parts = []
+        for schedule in schedules:
+            generator = seeded_generator(recipe.seed, 0, 0, step)
+            parts.append(train.Data(latents, schedule, [""] * 4).batch(stage, step, 2, generator))
+        z_0, actions = (torch.cat([getattr(part, name) for part in parts]) for name in ("z_0", "actions"))
+        batch = train.Batch(z_0, parts[0].texts + parts[1].texts, actions, [])
+        for group in learner.optimizer.param_groups:
+            group["lr"] = learning_rate(recipe, stage, step)
+        train.learn(learner, recipe, replace(stage, accumulate=1), batch, generator, Team())
+        learner.optimizer.step()
+        update_ema(learner.ema, trainable(learner.model), ema_decay(step, recipe.ema))
+    state = state_of(out / "step")
+    moved = 0.0
+    for name, tensor in {f"model.{k}": t for k, t in learner.model.state_dict().items()}.items():
+        assert torch.allclose(tensor, state[name], rtol=0, atol=1e-5), name
+    fresh = dict(make_learner(recipe, 0, CPU, None).model.named_parameters())
+    for name, tensor in learner.ema.items():
+        assert torch.allclose(tensor, state[f"ema.{name}"], rtol=0, atol=1e-5), name
+        moved = max(moved, float((tensor - fresh[name].detach()).abs().max()))
+    assert moved > 1e-4  # ten times as much as may differ
+
+
+def test_two_processes_resume_bit_for_bit_and_one_can_go_on(runs, autoencoder, tmp_path):
+    data, out = runs
+    whole, broken = state_of(out / "whole"), state_of(out / "broken")
+    assert all(torch.equal(tensor, broken[name]) for name, tensor in whole.items())
+    lines = metrics.read(out / "broken" / metrics.FILE)
+    assert [(line.stage, line.step) for line in lines] == [("1b", 3), ("1c", 3)]
+    shutil.copytree(out / "signal", tmp_path / "one")
+    assert train.train(data, tmp_path / "one", short(), autoencoder, "cpu").finished
+
+
+def test_a_signal_to_one_stops_both_after_the_step(runs: tuple[Path, Path]):
+    assert (runs[1] / "signal" / "states" / "state-000000002.safetensors").is_file()
+
+
+def test_a_batch_has_to_be_shared_evenly():
+    assert Team(1, 2).part_of(4) == slice(2, 4)
+    with pytest.raises(ConfigError, match="a batch of 3 windows cannot be shared by 2 processes"):
+        Team(1, 2).part_of(3)
+
+
+def test_one_process_is_a_team_of_its_own():
+    tensor = torch.ones(2)
+    Team().add([tensor])
+    assert tensor.tolist() == [1, 1]
+    assert Team().gather([1, 2]) == [1, 2]
