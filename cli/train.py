@@ -38,6 +38,9 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the recipe as it 
 Encoder = Annotated[
     Path | None, typer.Option("--autoencoder", help="A file or run of `gwm autoencoder`; the embedded one if absent.")
 ]
+PreviewEvery = Annotated[int, typer.Option("--preview-every", min=0, help="Steps between two preview.png; 0: none.")]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Scalars and videos for TensorBoard, in RUN.")]
+Wandb = Annotated[bool, typer.Option("--wandb", help="The same to Weights & Biases.")]
 SkipNonfinite = Annotated[
     int,
     typer.Option("--skip-nonfinite", min=0, help="Steps of the run that may be left out, their gradient no number."),
@@ -65,6 +68,9 @@ def train(
     seed: Seed = 0,
     device: Device = "auto",
     skip_nonfinite: SkipNonfinite = 0,
+    preview_every: PreviewEvery = 500,
+    tensorboard: TensorBoard = False,
+    wandb: Wandb = False,
     as_json: Json = False,
     yes: Yes = False,
 ) -> None:
@@ -78,7 +84,8 @@ def train(
         return
     finished = {marker.stem for marker in (out / "stages").glob("*.done")}
     part = recipe if stage is None else select(recipe, stage, finished)
-    _train(recipe, part, shards, out, encoder, device, skip_nonfinite, as_json, yes)
+    showing = preview_every, tensorboard, wandb
+    _train(recipe, part, shards, out, encoder, device, skip_nonfinite, showing, as_json, yes)
 
 
 def pretrain(
@@ -93,6 +100,9 @@ def pretrain(
     seed: Seed = 0,
     device: Device = "auto",
     skip_nonfinite: SkipNonfinite = 0,
+    preview_every: PreviewEvery = 500,
+    tensorboard: TensorBoard = False,
+    wandb: Wandb = False,
     as_json: Json = False,
     yes: Yes = False,
 ) -> None:
@@ -105,7 +115,8 @@ def pretrain(
         _show_recipe(pretraining(recipe), as_json)
         return
     out = out or _run_folder(recipe)
-    _train(recipe, pretraining(recipe), shards, out, encoder, device, skip_nonfinite, as_json, yes)
+    showing = preview_every, tensorboard, wandb
+    _train(recipe, pretraining(recipe), shards, out, encoder, device, skip_nonfinite, showing, as_json, yes)
 
 
 def finetune_mview(
@@ -122,6 +133,9 @@ def finetune_mview(
     seed: Seed = 0,
     device: Device = "auto",
     skip_nonfinite: SkipNonfinite = 0,
+    preview_every: PreviewEvery = 500,
+    tensorboard: TensorBoard = False,
+    wandb: Wandb = False,
     as_json: Json = False,
     yes: Yes = False,
 ) -> None:
@@ -136,7 +150,8 @@ def finetune_mview(
     if start is None:
         raise ConfigError("stage 3 needs a start: name a run or checkpoint of --variant long with --from")
     out = out or Path("runs") / f"finetune-mview-{preset}"
-    _train(recipe, recipe, shards, out, encoder, device, skip_nonfinite, as_json, yes, start)
+    showing = preview_every, tensorboard, wandb
+    _train(recipe, recipe, shards, out, encoder, device, skip_nonfinite, showing, as_json, yes, start)
 
 
 def _train(
@@ -147,17 +162,19 @@ def _train(
     encoder: Path | None,
     device: str,
     skip_nonfinite: int,
+    showing: tuple[int, bool, bool],
     as_json: bool,
     yes: bool,
     start: Path | None = None,
 ) -> None:
     """Train `recipe` to the end of `part`, its first stages; exit code 1 where a signal came before that."""
     from gwm.pipelines.train import train as run_training
+    from gwm.pipelines.watch import Showing
 
     named = [name.strip() for given in shards or () for name in given.split(",")]
     _refuse_what_is_not_read(part, named, start)
     data = _find_data(named, part, yes)
-    result = run_training(data, out, recipe, encoder, device, stop_after=part.steps, skip_nonfinite=skip_nonfinite)
+    result = run_training(data, out, recipe, encoder, device, part.steps, skip_nonfinite, Showing(*showing))
     result = replace(result, finished=result.steps >= part.steps)
     show("training", asdict(result), as_json)
     if not result.finished:
@@ -173,12 +190,8 @@ def _refuse_what_is_not_read(recipe: Recipe, shards: list[str], start: Path | No
     if recipe.model.encoders != "nano":
         return  # training refuses these itself
     for stage in recipe.stages:
-        if stage.views > 1:
-            raise ConfigError(f"stage {stage.name}: training does not read {stage.views} views yet; use --variant long")
         if stage.data is not None:
             raise ConfigError(f"{stage.name}.data: training does not mix datasets yet; --set {stage.name}.data=none")
-    if recipe.view_names[0] != "front":
-        raise ConfigError(f"view_names {', '.join(recipe.view_names)}: training does not choose views yet; leave it")
 
 
 def _run_folder(recipe: Recipe) -> Path:
@@ -197,7 +210,8 @@ def _find_data(named: list[str], recipe: Recipe, yes: bool) -> Path:
     from gwm.pipelines.preprocess import default_workers, in_processes, preprocess
     from gwm.shards.sources.world import WorldSource
 
-    source = WorldSource(WORLD_SCENES, 0, WORLD_FRAMES, recipe.size)
+    rig = "nuscenes" if any(stage.views > 1 for stage in recipe.stages) else "front"
+    source = WorldSource(WORLD_SCENES, 0, WORLD_FRAMES, recipe.size, rig=rig)
     preprocess(source, folder / "world", run=in_processes(default_workers()))
     return folder / "world"
 

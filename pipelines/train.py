@@ -23,6 +23,7 @@ from gwm.core.seeds import seeded_generator
 from gwm.core.world_model import Draw, draw_step, training_errors
 from gwm.pipelines import metrics
 from gwm.pipelines.autoencoder import load_autoencoder
+from gwm.pipelines.boards import open_boards
 from gwm.pipelines.checkpoint import load_checkpoint, load_weights
 from gwm.pipelines.device import choose_device
 from gwm.pipelines.latents import LatentDataset, encode_dataset, weights_hash
@@ -32,11 +33,13 @@ from gwm.pipelines.recipe import Recipe, Stage, learning_rate
 from gwm.pipelines.run import Learner, Run, make_learner
 from gwm.pipelines.state import newest_state, restore_state, trainable
 from gwm.pipelines.team import Team, join_team
-from gwm.shards.index import open_dataset
+from gwm.pipelines.watch import Showing, Watch
+from gwm.shards.index import Dataset, open_dataset
 from gwm.shards.reader import WindowSchedule
 
 SAVE_INTERVAL = 180.0  # s
 METRICS_EVERY = 10  # steps
+PLAIN = Showing()
 
 
 @dataclass(frozen=True)
@@ -156,8 +159,9 @@ def learn(learner: Learner, recipe: Recipe, stage: Stage, batch: Batch, generato
 
 
 def run_stage(
-    run: Run, learner: Learner, index: int, step: int, data: Data, last: float, signals: list[int], team: Team
-) -> int:
+    run: Run, learner: Learner, index: int, step: int, data: Data, last: float, signals: list[int],
+    team: Team, watch: Watch | None,
+) -> int:  # fmt: skip
     """Train stage `index` from `step` to its end; the state is saved on the way and at the end.
 
     Returns the steps done: fewer than the stage's if a signal came, or `last` steps over all stages are done.
@@ -190,10 +194,12 @@ def run_stage(
             if (step % METRICS_EVERY == 0 or step == stage.steps) and not meter.empty:
                 team.add(meter.sums.values())
                 line = _measured(stage, step, before, meter, clock, done.norm, optimizer, device)
-                if team.leads:
-                    metrics.append(run.folder / metrics.FILE, line)
+                if watch is not None:
+                    watch.log(line)
                 ticker.note = f"loss {line.loss:.4f}"
             ticker.advance()
+            if watch is not None:
+                watch.step(learner, stage, before + step)
             if team.any(time.monotonic() - saved > SAVE_INTERVAL):
                 run.save(learner, index, step)
                 saved = time.monotonic()
@@ -225,6 +231,7 @@ def train(
     device: str = "auto",
     stop_after: int | None = None,
     skip_nonfinite: int = 0,
+    showing: Showing = PLAIN,
 ) -> TrainResult:
     """Run all stages of `recipe` on the shards at `data`, into the folder `out`.
 
@@ -233,18 +240,18 @@ def train(
     `stop_after` ends after so many steps in all. A step whose gradient is not finite is not applied: the first
     raises ConfigError with the windows it read, unless `skip_nonfinite` allows so many in the whole run.
     Under `torchrun` each process learns from its part of every batch, read from shards of its own; a run may go on
-    with another number of processes.
+    with another number of processes. `showing`: previews and boards.
     """
     if recipe.model.encoders != "nano":
         raise ConfigError(f"this version trains --preset nano alone; {recipe.preset} is for `gwm info`")
     place = choose_device(device)
     with join_team(place) as team:
-        return _train_together(data, out, recipe, autoencoder, place, stop_after, skip_nonfinite, team)
+        return _train_together(data, out, recipe, autoencoder, place, stop_after, skip_nonfinite, showing, team)
 
 
 def _train_together(
     data: Path, out: Path, recipe: Recipe, autoencoder: Path | None, place: torch.device, stop_after: int | None,
-    skip_nonfinite: int, team: Team,
+    skip_nonfinite: int, showing: Showing, team: Team,
 ) -> TrainResult:  # fmt: skip
     """See `train`; every process of the team runs this."""
     began, dataset = time.monotonic(), open_dataset(data)
@@ -273,14 +280,13 @@ def _train_together(
     if state is not None:
         restore_state(state[0], learner.model, learner.optimizer, learner.ema, str(out))
         learner.skipped = int(state[1].get("skipped", 0))
-    if team.leads:
-        metrics.truncate(out / metrics.FILE, 0 if state is None else int(state[1]["position"]))
-
+    position = 0 if state is None else int(state[1]["position"])
     keys = dataset.table.column("key").to_pylist()
     last = math.inf if stop_after is None else stop_after
-    with stop_on_signal() as signals:
+    with stop_on_signal() as signals, _watching(run, dataset, latents, position, showing) as watch:
         while True:
-            step = run_stage(run, learner, index, step, Data(latents, schedules[index], keys), last, signals, team)
+            reader = Data(latents, schedules[index], keys)
+            step = run_stage(run, learner, index, step, reader, last, signals, team, watch)
             stopped = team.any(bool(signals))
             if step < recipe.stages[index].steps or index + 1 == len(recipe.stages) or stopped:
                 break
@@ -289,3 +295,19 @@ def _train_together(
     team.wait()  # for what the leader writes
     done = sum(s.steps for s in recipe.stages[:index]) + step
     return TrainResult(str(out), done, done == sum(s.steps for s in recipe.stages), time.monotonic() - began)
+
+
+@contextmanager
+def _watching(
+    run: Run, dataset: Dataset, latents: LatentDataset, position: int, showing: Showing
+) -> Iterator[Watch | None]:
+    """What the leader shows of the run from `position` on; nothing for the other processes of its team."""
+    if not run.leads:
+        yield None
+        return
+    metrics.truncate(run.folder / metrics.FILE, position)
+    board = open_boards(run.folder, showing.tensorboard, showing.wandb, position)
+    try:
+        yield Watch(run.folder, run.recipe, dataset, latents, board, showing.preview_every)
+    finally:
+        board.close()

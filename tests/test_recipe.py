@@ -32,7 +32,7 @@ def calls(monkeypatch):
     """What the commands pass on to training, which does not run."""
     made = []
 
-    def train(data, out, recipe, autoencoder, device, stop_after, skip_nonfinite):
+    def train(data, out, recipe, autoencoder, device, stop_after, skip_nonfinite, showing):
         made.append((data, out, recipe, stop_after))
         return TrainResult(str(out), stop_after, False, 0.0)
 
@@ -297,8 +297,6 @@ def test_what_training_does_not_read_is_refused(calls, tmp_path):
     assert "does not mix datasets yet" in refused("train", "--data", "a", "--data", "b")
     assert "--data a, b" in refused("pretrain", "--data", "a,b")
     assert "2.data: training does not mix" in refused("train", "--data", "a", "--set", "2.data=x:1")
-    assert "does not read 6 views yet" in refused("train", "--variant", "mview", "--data", "a")
-    assert "does not choose views" in refused("train", "--set", "view_names=back", "--data", "a")
     assert "--from runs/x: training does not start" in refused("finetune-mview", "--from", "runs/x", "--data", "a")
     assert "with --from" in refused("finetune-mview", "--data", "a")
     assert "comes after 1a" in refused("train", "--stage", "1b", "--data", "a")

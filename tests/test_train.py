@@ -7,6 +7,7 @@ import os
 import signal
 from dataclasses import replace
 
+import cv2
 import pytest
 import torch
 from conftest import SIZE, TINY, tiny_chunk, tiny_recipe
@@ -25,6 +26,7 @@ from gwm.pipelines.recipes import NANO_LONG
 from gwm.pipelines.run import make_learner
 from gwm.pipelines.state import newest_state, restore_state, state_files
 from gwm.pipelines.train import draw_drops, train
+from gwm.pipelines.watch import Showing
 from gwm.shards import ShardError, motion, schema
 from gwm.shards.index import open_dataset
 
@@ -83,6 +85,19 @@ def test_a_new_stage_does_not_make_the_loss_jump():
         losses.append(training_loss(learner.model.dit, z_0, tokens, pooled, torch.randn(2, 4, 7), draw).item())
     assert losses == [losses[0]] * 4
     assert losses[0] > 0
+
+
+def test_previews_and_boards_show_the_run_and_do_not_change_it(tiny_shards, autoencoder, tmp_path):
+    pytest.importorskip("tensorboard")
+    run(tiny_shards, tmp_path / "plain", autoencoder, steps=2)
+    showing = Showing(preview_every=2, tensorboard=True)
+    train(tiny_shards, tmp_path / "shown", tiny_recipe(2), autoencoder, "cpu", showing=showing)
+    plain, shown = (newest_state(tmp_path / name)[0] for name in ("plain", "shown"))
+    assert all(torch.equal(tensor, shown[name]) for name, tensor in plain.items())
+    assert not (tmp_path / "plain" / "preview.png").exists()
+    sheet = cv2.imread(str(tmp_path / "shown" / "preview.png"))
+    assert sheet.shape[0] > 4 * SIZE[1]  # two clips, real above generated
+    assert list((tmp_path / "shown").rglob("events.out.tfevents*"))
 
 
 def mview_recipe(steps=2):
