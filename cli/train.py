@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -176,7 +177,8 @@ def _train(
     data = _find_data(named, part, yes)
     result = run_training(data, out, recipe, encoder, device, part.steps, skip_nonfinite, Showing(*showing))
     result = replace(result, finished=result.steps >= part.steps)
-    show("training", asdict(result), as_json)
+    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one speaks
+        show("training", asdict(result), as_json)
     if not result.finished:
         raise typer.Exit(1)
 
