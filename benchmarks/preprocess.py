@@ -32,11 +32,12 @@ import av
 import cv2
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image as Pillow
 
 from gwm.pipelines.cuts import transnet_cuts
 from gwm.pipelines.loader import Shape, evaluation_batches
-from gwm.pipelines.preprocess import in_processes, preprocess
+from gwm.pipelines.preprocess import in_processes, one_thread, preprocess
 from gwm.shards.clips import Cutting
 from gwm.shards.cuts import FindCuts
 from gwm.shards.files import write_json
@@ -184,7 +185,11 @@ def decord_frames(decord: Any, video: Path) -> int:
 
 
 def workers(source: Path, folder: Path, rounds: int) -> dict[str, Any]:
-    """Wall time of `preprocess video` with one worker over that with two; the start of the processes counts."""
+    """Wall time of `preprocess video` with one worker over that with two; the start of the processes counts.
+
+    One worker is this process, where the cut detector's network uses all CPUs; so it runs with one thread as well, as
+    each of several workers does.
+    """
     many, new = folder / "many", fresh(folder)
     many.mkdir()
     paths = [Path(str(path)) for path in video_files(source)]
@@ -199,12 +204,21 @@ def workers(source: Path, folder: Path, rounds: int) -> dict[str, Any]:
             preprocess(VideoSource(many, Cutting(transnet_cuts(), SIZE)), out, run=in_processes(count))
         shutil.rmtree(out)
 
-    times = interleaved({"1": lambda: run(1), "2": lambda: run(2)}, rounds)
-    ratios = [a / b for (a, _), (b, _) in zip(times["1"], times["2"], strict=True)]
+    def one_thread_alone() -> None:
+        before = torch.get_num_threads(), cv2.getNumThreads()
+        one_thread()
+        run(1)
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
+
+    work: Work = {"1": lambda: run(1), "1, one thread": one_thread_alone, "2": lambda: run(2)}
+    times = interleaved(work, rounds)
     return {
         "seconds": {name: median(wall for wall, _ in values) for name, values in times.items()},
-        "speedup_of_2": median(ratios),
-        "from_to": [min(ratios), max(ratios)],
+        "speedup_of_2_over": {
+            name: median(a / b for (a, _), (b, _) in zip(values, times["2"], strict=True))
+            for name, values in times.items()
+        },
         "cpus": len(os.sched_getaffinity(0)),
     }
 

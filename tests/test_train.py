@@ -182,7 +182,7 @@ def test_a_truncated_state_is_skipped_for_the_one_before(tiny_shards, autoencode
 @pytest.mark.parametrize("at", [1, 2])
 def test_a_signal_ends_the_step_saves_and_stops(tiny_shards, autoencoder, tmp_path, monkeypatch, at):
     """Also in the last step of a stage, where nothing is left of the stage to stop."""
-    steps = 0
+    steps, handler = 0, signal.getsignal(signal.SIGTERM)
 
     def interrupted(*arguments):
         nonlocal steps
@@ -197,7 +197,7 @@ def test_a_signal_ends_the_step_saves_and_stops(tiny_shards, autoencoder, tmp_pa
     state = newest_state(tmp_path)
     assert state is not None
     assert state[1]["position"] == at
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == handler
 
 
 def test_metrics_after_the_last_state_are_forgotten(tiny_shards, autoencoder, tmp_path):
