@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from gwm.core import ConfigError
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Team:
@@ -25,16 +27,20 @@ class Team:
 
     rank: int = 0
     size: int = 1
+    device: torch.device = CPU
 
     @property
     def leads(self) -> bool:
         """Whether this is the process that writes files and speaks."""
         return self.rank == 0
 
-    def part_of(self, batch: int) -> slice:
-        """The windows of a batch that this process reads. ConfigError where they cannot be shared evenly."""
-        if batch % self.size:
-            raise ConfigError(f"a batch of {batch} windows cannot be shared by {self.size} processes; it must divide")
+    def part_of(self, batch: int, passes: int = 1) -> slice:
+        """The windows of a batch that this process reads, in so many passes. ConfigError where that is uneven."""
+        if batch % (self.size * passes):
+            raise ConfigError(
+                f"a batch of {batch} windows cannot be shared by {self.size} processes in {passes} passes each; "
+                "it must divide"
+            )
         each = batch // self.size
         return slice(self.rank * each, (self.rank + 1) * each)
 
@@ -51,9 +57,13 @@ class Team:
             for tensor, total in zip(own, flat.split([tensor.numel() for tensor in own]), strict=True):
                 tensor.copy_(total.view_as(tensor))
 
-    def any(self, here: bool) -> bool:
-        """Whether it is so in any process."""
-        return any(self.gather([here])) if self.size > 1 else here
+    def any(self, *here: bool) -> tuple[bool, ...]:
+        """Which of these is so in any process."""
+        if self.size == 1:
+            return here
+        flags = torch.tensor(here, dtype=torch.int32, device=self.device)
+        dist.all_reduce(flags, dist.ReduceOp.MAX)
+        return tuple(bool(flag) for flag in flags.tolist())
 
     def gather(self, own: list[Any]) -> list[Any]:
         """The lists of all processes, in their order."""
@@ -80,13 +90,20 @@ class Team:
 
 @contextmanager
 def join_team(device: torch.device) -> Iterator[Team]:
-    """The team that `torchrun` started this process in, or this process alone."""
+    """The team that `torchrun` started this process in, or this process alone.
+
+    On a machine with several GPUs each process takes its own, unless `device` names one.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
     if size == 1 or dist.is_initialized():
-        yield Team(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Team()
+        alone = not dist.is_initialized()
+        yield Team(device=device) if alone else Team(dist.get_rank(), dist.get_world_size(), device)
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Team(dist.get_rank(), size)
+        yield Team(dist.get_rank(), size, device)
     finally:
         dist.destroy_process_group()

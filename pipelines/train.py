@@ -134,7 +134,7 @@ def learn(learner: Learner, recipe: Recipe, stage: Stage, batch: Batch, generato
     of one process in one pass.
     """
     model, device = learner.model, next(learner.model.dit.parameters()).device
-    own = team.part_of(stage.batch)
+    own = team.part_of(stage.batch, stage.accumulate)
     drops = draw_drops(stage.batch, recipe, stage, generator)
     texts, actions = drops.apply(batch.texts, batch.actions, own)
     shape = torch.Size((stage.batch, *batch.z_0.shape[1:]))
@@ -171,8 +171,9 @@ def run_stage(
     before, first, saved = sum(s.steps for s in recipe.stages[:index]), step, time.monotonic()
     meter, clock = LossMeter(max(stage.frames), device), Clock()
     title, windows = f"stage {stage.name}", stage.batch // team.size
+    (stopped,) = team.any(bool(signals))
     with Ticker(title, stage.steps, step, silent=not team.leads) as ticker:
-        while step < stage.steps and before + step < last and not team.any(bool(signals)):
+        while step < stage.steps and before + step < last and not stopped:
             generator = seeded_generator(recipe.seed, 0, index, step)
             with clock.waiting():
                 batch = data.batch(stage, step, windows, generator)
@@ -200,7 +201,8 @@ def run_stage(
             ticker.advance()
             if watch is not None:
                 watch.step(learner, stage, before + step)
-            if team.any(time.monotonic() - saved > SAVE_INTERVAL):
+            stopped, due = team.any(bool(signals), time.monotonic() - saved > SAVE_INTERVAL)
+            if due:
                 run.save(learner, index, step)
                 saved = time.monotonic()
         if step > first:
@@ -244,19 +246,18 @@ def train(
     """
     if recipe.model.encoders != "nano":
         raise ConfigError(f"this version trains --preset nano alone; {recipe.preset} is for `gwm info`")
-    place = choose_device(device)
-    with join_team(place) as team:
-        return _train_together(data, out, recipe, autoencoder, place, stop_after, skip_nonfinite, showing, team)
+    with join_team(choose_device(device)) as team:
+        return _train_together(data, out, recipe, autoencoder, stop_after, skip_nonfinite, showing, team)
 
 
 def _train_together(
-    data: Path, out: Path, recipe: Recipe, autoencoder: Path | None, place: torch.device, stop_after: int | None,
-    skip_nonfinite: int, showing: Showing, team: Team,
+    data: Path, out: Path, recipe: Recipe, autoencoder: Path | None, stop_after: int | None, skip_nonfinite: int,
+    showing: Showing, team: Team,
 ) -> TrainResult:  # fmt: skip
     """See `train`; every process of the team runs this."""
-    began, dataset = time.monotonic(), open_dataset(data)
+    began, dataset, place = time.monotonic(), open_dataset(data), team.device
     for stage in recipe.stages:
-        team.part_of(stage.batch)
+        team.part_of(stage.batch, stage.accumulate)
     schedules = [
         WindowSchedule(
             dataset, "train", recipe.seed + i, team.rank, team.size, max(stage.frames), recipe.view_names[: stage.views]
@@ -287,7 +288,7 @@ def _train_together(
         while True:
             reader = Data(latents, schedules[index], keys)
             step = run_stage(run, learner, index, step, reader, last, signals, team, watch)
-            stopped = team.any(bool(signals))
+            (stopped,) = team.any(bool(signals))
             if step < recipe.stages[index].steps or index + 1 == len(recipe.stages) or stopped:
                 break
             index, step = index + 1, 0

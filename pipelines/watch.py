@@ -12,6 +12,7 @@ from gwm.pipelines.latents import LatentDataset
 from gwm.pipelines.preview import PreviewClips, sample_preview, write_preview
 from gwm.pipelines.recipe import Recipe, Stage
 from gwm.pipelines.run import Learner
+from gwm.shards import ShardError
 from gwm.shards.index import Dataset
 from gwm.shards.reader import iterate_windows
 
@@ -69,15 +70,10 @@ class Watch:
     def _clips(self, stage: Stage) -> PreviewClips:
         """Fixed windows of validation chunks; of training chunks where no other is long enough."""
         length, views = max(stage.frames), self.recipe.view_names[: stage.views]
-        split = "val" if self._has_val(length) else "train"
-        windows = iterate_windows(self.dataset, split, length, length, views)
+        try:
+            windows = iterate_windows(self.dataset, "val", length, length, views)
+        except ShardError:  # none is long enough
+            windows = iterate_windows(self.dataset, "train", length, length, views)
         refs = [windows[i * len(windows) // CLIPS] for i in range(min(CLIPS, len(windows)))]
         z, texts, actions = self.latents.batch(refs, length, stage.views)
         return PreviewClips(z, texts, actions if stage.actions else None)
-
-    def _has_val(self, length: int) -> bool:
-        table = self.dataset.table
-        frames = table.column("frames").to_pylist()
-        return any(
-            split == "val" and n >= length for split, n in zip(table.column("split").to_pylist(), frames, strict=True)
-        )

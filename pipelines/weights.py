@@ -146,6 +146,7 @@ def import_sd3(folder: Path, out: Path) -> ImportResult:
 
 
 def read_autoencoder(folder: Path) -> dict[str, Tensor]:
+    """The tensors of `vae/` in diffusers' layout, by `SD3Autoencoder`'s names. WeightsError for another autoencoder."""
     tensors, config = read_folder(folder)
     wanted = {**AUTOENCODER_CONFIG, "scaling_factor": SCALE, "shift_factor": SHIFT}
     if other := [f"{k} = {config.get(k)}, not {v}" for k, v in wanted.items() if config.get(k) != v]:

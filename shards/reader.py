@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -44,16 +45,7 @@ def read_window(
     that the sample lacks and damaged bytes.
     """
     entry = dataset.row(row)
-    views = entry.views if views is None else tuple(views)
-    assert stride > 0, stride
-    span = (length - 1) * stride + 1
-    if not 0 <= start < start + span <= entry.frames:
-        raise ShardError(
-            f"sample {entry.key} has frames 0 to {entry.frames - 1}; {span} frames from {start} are not in it"
-        )
-    missing = [view for view in views if view not in entry.views]
-    if missing or not views:
-        raise ShardError(f"sample {entry.key} has the views {', '.join(entry.views)}, not {', '.join(missing)}")
+    span, views = check_window(entry, start, length, views, stride)
     description, jpegs = _read(dataset, entry, start, span, views)
     size = size or _common_size(entry, views)
     return Window(
@@ -65,6 +57,36 @@ def read_window(
         _cameras(description, views, size),
         window_text(description, start, start + span),
     )
+
+
+class HasFrames(Protocol):
+    """What a row of an index says of its sample."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def frames(self) -> int: ...
+
+    @property
+    def views(self) -> tuple[str, ...]: ...
+
+
+def check_window(
+    entry: HasFrames, start: int, length: int, views: Sequence[str] | None, stride: int
+) -> tuple[int, tuple[str, ...]]:
+    """How many frames a window spans, and its views; ShardError where the sample lacks any of them."""
+    views = entry.views if views is None else tuple(views)
+    assert stride > 0, stride
+    span = (length - 1) * stride + 1
+    if not 0 <= start < start + span <= entry.frames:
+        raise ShardError(
+            f"sample {entry.key} has frames 0 to {entry.frames - 1}; {span} frames from {start} are not in it"
+        )
+    missing = [view for view in views if view not in entry.views]
+    if missing or not views:
+        raise ShardError(f"sample {entry.key} has the views {', '.join(entry.views)}, not {', '.join(missing)}")
+    return span, views
 
 
 def window_text(description: Description, start: int, end: int) -> str:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
+
+import pyarrow as pa
 
 from gwm.shards import ShardError
 from gwm.shards.files import sha256_of
-from gwm.shards.index import Member, ShardFile
+from gwm.shards.index import INDEX_FILE, Member, ShardFile
 from gwm.shards.storage import AnyPath
 from gwm.shards.tar import padded, tar_header
 
@@ -48,10 +50,46 @@ class Sample(Protocol):
 
 
 S = TypeVar("S", bound=Sample)
+S_co = TypeVar("S_co", bound=Sample, covariant=True)
 CheckData = Callable[[S, Member, bytes], Iterator[str]]  # what is wrong with a member's data; may raise ShardError
 
 
-def check_shard(
+class Indexed(Protocol[S_co]):
+    """A dataset's shards and index."""
+
+    @property
+    def path(self) -> AnyPath: ...
+
+    @property
+    def shards(self) -> tuple[ShardFile, ...]: ...
+
+    @property
+    def index(self) -> Mapping[str, Any]: ...
+
+    @property
+    def table(self) -> pa.Table: ...
+
+    def row(self, i: int) -> S_co: ...
+
+    def __len__(self) -> int: ...
+
+
+def check_dataset(held: Indexed[S], problems: list[str], check_data: CheckData[S]) -> VerifyReport:
+    """All tars of a dataset against its index, beside the `problems` found in the index itself."""
+    trusted = sha256_of(held.path / INDEX_FILE) == held.index["sha256"]
+    if not trusted:
+        problems.append(f"{INDEX_FILE}: SHA-256 differs from dataset.json; members are not compared with it")
+    rows: dict[str, list[int]] = {shard.name: [] for shard in held.shards}
+    if trusted:
+        for i, name in enumerate(held.table.column("shard").to_pylist()):
+            rows.setdefault(name, []).append(i)
+    for shard in held.shards:
+        problems += _check_shard(held.path, shard, rows[shard.name], held.row, check_data)
+    frames = int(held.table.column("frames").to_numpy().sum())
+    return VerifyReport(len(held), frames, sum(shard.bytes for shard in held.shards), problems)
+
+
+def _check_shard(
     folder: AnyPath, shard: ShardFile, rows: Sequence[int], row: Callable[[int], S], check_data: CheckData[S]
 ) -> list[str]:
     """One tar: its hash, then its samples; a hash that differs with no sample to blame is a problem of its own.

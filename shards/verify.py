@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from gwm.shards.files import sha256_of
 from gwm.shards.images import decode_jpeg
 from gwm.shards.index import INDEX_FILE, Dataset, Member, Row, count, open_dataset, read_index
 from gwm.shards.latents.index import is_latents
@@ -16,7 +15,7 @@ from gwm.shards.latents.verify import latent_info, verify_latents
 from gwm.shards.sample import decode_description, faults, json_name
 from gwm.shards.schema import FRAME_RATE, SCHEMA_VERSION
 from gwm.shards.storage import AnyPath
-from gwm.shards.tar_check import VerifyReport, check_shard
+from gwm.shards.tar_check import VerifyReport, check_dataset
 
 
 def verify(path: AnyPath) -> VerifyReport:
@@ -30,18 +29,7 @@ def verify(path: AnyPath) -> VerifyReport:
     if is_latents(path):
         return verify_latents(path)
     dataset = read_index(path)
-    problems = _check_index(dataset)
-    trusted = sha256_of(path / INDEX_FILE) == dataset.index["sha256"]
-    if not trusted:
-        problems.append(f"{INDEX_FILE}: SHA-256 differs from dataset.json; members are not compared with it")
-    rows: dict[str, list[int]] = {shard.name: [] for shard in dataset.shards}
-    if trusted:
-        for i, name in enumerate(dataset.table.column("shard").to_pylist()):
-            rows.setdefault(name, []).append(i)
-    for shard in dataset.shards:
-        problems += check_shard(path, shard, rows[shard.name], dataset.row, _check_data)
-    frames = int(dataset.table.column("frames").to_numpy().sum())
-    return VerifyReport(len(dataset), frames, sum(shard.bytes for shard in dataset.shards), problems)
+    return check_dataset(dataset, _check_index(dataset), _check_data)
 
 
 def info(path: AnyPath) -> dict[str, Any]:

@@ -87,3 +87,10 @@ def random_dit(config: ModelConfig) -> VideoDiT:
         generator = torch.Generator().manual_seed(sum(map(ord, name)))
         torch.nn.init.normal_(parameter, std=0.1, generator=generator)
     return model
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Default folders lie below the working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GWM_DATA", raising=False)

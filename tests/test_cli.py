@@ -14,12 +14,7 @@ from gwm.cli.main import app
 from gwm.core.world_model import WorldModel
 from gwm.pipelines.checkpoint import Training, save_checkpoint
 
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """Default folders lie below the working folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("GWM_DATA", raising=False)
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @pytest.fixture

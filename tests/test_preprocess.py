@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import tiny_chunk
+from toy_shards import Part
 
 from gwm.pipelines.preprocess import in_processes, preprocess
 from gwm.shards import ShardError, SourceError, plan
@@ -23,13 +24,6 @@ from gwm.shards.schema import Skipped
 from gwm.shards.storage import as_path
 from gwm.shards.tar import OpenShard
 from gwm.shards.verify import verify
-
-
-@dataclass(frozen=True)
-class Part:
-    name: str
-    images: int = 30
-    stamp: str = ""
 
 
 @dataclass(frozen=True)

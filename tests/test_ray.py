@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import tiny_chunk
+from toy_shards import Part
 
 from gwm.pipelines.preprocess import on_ray, preprocess
 from gwm.shards import SourceError, plan
@@ -21,13 +22,6 @@ from gwm.shards.verify import verify
 ray = pytest.importorskip("ray", reason="needs the extra ray: pip install 'gwm[ray]'")
 
 GWM = [sys.executable, "-c", "from gwm.cli.main import main; main()"]
-
-
-@dataclass(frozen=True)
-class Part:
-    name: str
-    images: int = 30
-    stamp: str = ""
 
 
 @dataclass(frozen=True)

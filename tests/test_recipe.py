@@ -19,12 +19,7 @@ from gwm.pipelines.train import TrainResult
 from gwm.shards.index import open_dataset
 from gwm.shards.world import rig_cameras
 
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """Default folders lie below the working folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("GWM_DATA", raising=False)
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @pytest.fixture

@@ -132,6 +132,8 @@ def test_a_batch_has_to_be_shared_evenly():
     assert Team(1, 2).part_of(4) == slice(2, 4)
     with pytest.raises(ConfigError, match="a batch of 3 windows cannot be shared by 2 processes"):
         Team(1, 2).part_of(3)
+    with pytest.raises(ConfigError, match="a batch of 4 windows cannot be shared by 2 processes in 4 passes each"):
+        Team(1, 2).part_of(4, 4)
 
 
 def test_one_process_is_a_team_of_its_own():

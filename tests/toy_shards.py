@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,15 @@ def make_chunk(index: int, length: int = 12, views: Iterable[str] = ("front",), 
         text="Straße, night",
         extra={"fit": "crop", "start": 0.5},
     )
+
+
+@dataclass(frozen=True)
+class Part:
+    """An item of a source."""
+
+    name: str
+    images: int = 30
+    stamp: str = ""
 
 
 def write_shard(out: Path, chunks: Iterable[Chunk], number: int = 0, skipped: Iterable[Skipped] = ()) -> Record:

@@ -11,7 +11,7 @@ import numpy as np
 from gwm.shards import ShardError
 from gwm.shards.index import Member
 from gwm.shards.latents.index import Embedding, Halves, LatentSet, latent_name, pooled_name, texts_of, tokens_name
-from gwm.shards.reader import MOTION_AHEAD, window_text
+from gwm.shards.reader import MOTION_AHEAD, check_window, window_text
 from gwm.shards.sample import decode_description, json_name
 from gwm.shards.schema import Camera, Motion
 
@@ -38,16 +38,7 @@ def read_latents(
     bytes.
     """
     entry = latents.row(row)
-    views = entry.views if views is None else tuple(views)
-    assert stride > 0, stride
-    span = (length - 1) * stride + 1
-    if not 0 <= start < start + span <= entry.frames:
-        raise ShardError(
-            f"sample {entry.key} has frames 0 to {entry.frames - 1}; {span} frames from {start} are not in it"
-        )
-    missing = [view for view in views if view not in entry.views]
-    if missing or not views:
-        raise ShardError(f"sample {entry.key} has the views {', '.join(entry.views)}, not {', '.join(missing)}")
+    span, views = check_window(entry, start, length, views, stride)
     path = latents.path / entry.shard
     try:
         with path.open("rb") as file:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gwm.shards.files import sha256_of
-from gwm.shards.index import INDEX_FILE, Member
+from gwm.shards.index import Member
 from gwm.shards.latents.index import (
     LatentRow,
     LatentSet,
@@ -24,7 +24,7 @@ from gwm.shards.latents.index import (
 )
 from gwm.shards.sample import decode_description, faults, json_name
 from gwm.shards.storage import AnyPath
-from gwm.shards.tar_check import VerifyReport, check_shard
+from gwm.shards.tar_check import VerifyReport, check_dataset
 
 
 def verify_latents(path: AnyPath) -> VerifyReport:
@@ -35,22 +35,11 @@ def verify_latents(path: AnyPath) -> VerifyReport:
     Raises ShardError where nothing can be checked.
     """
     latents = read_latent_index(path)
-    problems = _check_index(latents)
-    trusted = sha256_of(path / INDEX_FILE) == latents.index["sha256"]
-    if not trusted:
-        problems.append(f"{INDEX_FILE}: SHA-256 differs from dataset.json; members are not compared with it")
-    rows: dict[str, list[int]] = {shard.name: [] for shard in latents.shards}
-    if trusted:
-        for i, name in enumerate(latents.table.column("shard").to_pylist()):
-            rows.setdefault(name, []).append(i)
 
     def check_data(row: LatentRow, member: Member, data: bytes) -> Iterator[str]:
         return _check_data(latents, row, member, data)
 
-    for shard in latents.shards:
-        problems += check_shard(path, shard, rows[shard.name], latents.row, check_data)
-    frames = int(latents.table.column("frames").to_numpy().sum())
-    return VerifyReport(len(latents), frames, sum(shard.bytes for shard in latents.shards), problems)
+    return check_dataset(latents, _check_index(latents), check_data)
 
 
 def latent_info(path: AnyPath) -> dict[str, Any]:

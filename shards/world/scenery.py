@@ -71,7 +71,8 @@ class Site:
         if not always and not self.room(s, d + sign * shift, half, yaw, small=not large):
             return False
         row = (float(cx), float(cy), yaw, *half, shadow)
-        if overlapping(Footprints(np.array([row[:2]]), np.array([yaw]), np.array([half])), self.free).any():
+        one = Footprints(np.array([row[:2]]), np.array([yaw]), np.array([half]))
+        if len(self.free.yaw) and overlapping(one, self.free).any():
             return False
         if large:
             self.large = np.vstack([self.large, row])
