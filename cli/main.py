@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from gwm import GwmError, __version__
-from gwm.cli import data, runs, train, weights, world
+from gwm.cli import data, rollout, runs, train, weights, world
 from gwm.cli.run import Device, Json, Out, Seed, command, find_shards, new_folder, parse_size, show
 
 app = typer.Typer(
@@ -22,9 +22,6 @@ app.add_typer(data.preprocess_app, name="preprocess")
 app.add_typer(data.shards_app, name="shards")
 app.add_typer(weights.weights_app, name="weights")
 
-Checkpoint = Annotated[
-    Path | None, typer.Option("--checkpoint", help="A .safetensors file or a run's folder; the embedded one if absent.")
-]
 Shards = Annotated[
     Path | None, typer.Option("--data", help="A folder of shards; the only one in $GWM_DATA/shards if absent.")
 ]
@@ -74,47 +71,6 @@ def autoencoder(
     out = out or Path("runs/autoencoder")
     result = train_autoencoder(find_shards(shards), out, steps, parse_size(size), seed, device)
     show("autoencoder", asdict(result), as_json)
-
-
-@command(app, "rollout")
-def rollout(
-    frames: Annotated[int, typer.Option("--frames", help="Frames at 10 Hz, the condition frames included.")] = 200,
-    source: Annotated[
-        Path | None, typer.Option("--from", help="Image, video or shard folder to start from; embedded clip if absent.")
-    ] = None,
-    actions: Annotated[
-        str | None,
-        typer.Option(
-            "--actions",
-            help="keep, turn-left, turn-right, stop, or a CSV/JSON file with speed (m/s) and steering (rad) per frame; "
-            "the source's own if absent.",
-        ),
-    ] = None,
-    checkpoint: Checkpoint = None,
-    out: Out = None,
-    steps: Annotated[int, typer.Option("--steps", help="Euler steps per window.")] = 30,
-    guidance: Annotated[
-        float | None, typer.Option("--guidance", help="Guidance scale; the checkpoint's own if absent, 1 is none.")
-    ] = None,
-    condition_frames: Annotated[
-        int, typer.Option("--condition-frames", help="Frames that each window repeats from the one before.")
-    ] = 3,
-    seed: Seed = 0,
-    device: Device = "auto",
-    as_json: Json = False,
-) -> None:
-    """Roll out a driving video: rollout.mp4, contact.png and rollout.json."""
-    from gwm.pipelines.checkpoint import load_checkpoint
-    from gwm.pipelines.rollout import RolloutSettings
-    from gwm.pipelines.rollout import rollout as run_rollout
-
-    loaded = load_checkpoint(checkpoint, device)
-    scale = loaded.training.guidance if guidance is None else guidance
-    settings = RolloutSettings(frames, steps, scale, condition_frames, seed)
-    out = out or new_folder("rollout")
-    result = run_rollout(loaded, out, settings, source, actions)
-    shown = {k: v for k, v in asdict(result).items() if k not in ("speed", "steering")}
-    show(f"rollout in {out}", {"folder": str(out), **shown}, as_json)
 
 
 @command(app, "score")
@@ -169,6 +125,7 @@ def info(
     show("model", values, as_json)
 
 
+command(app, "rollout")(rollout.rollout)
 command(app, "train")(train.train)
 command(app, "pretrain")(train.pretrain)
 command(app, "finetune-mview")(train.finetune_mview)

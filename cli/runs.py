@@ -48,6 +48,7 @@ def _for_people(summary: RunSummary) -> dict[str, Any]:
         "hours": {**each(lambda s: f"{s.hours:.3g}"), "all": f"{summary.hours:.3g}"},
         "tokens/s": each(lambda s: f"{s.tokens_per_second:,.0f}"),
         "waiting for data": each(lambda s: f"{s.data_wait:.1%}"),
+        "damaged windows replaced": {name: stage.replaced for name, stage in summary.stages.items() if stage.replaced},
         "memory, peak": each(lambda s: f"{(s.memory_bytes or 0) / 1e9:.2f} GB"),
         "states": summary.states,
         "checkpoint": summary.checkpoint or "none",

@@ -25,7 +25,9 @@ Preset = Annotated[str, typer.Option("--preset", help="nano, small or sd3-medium
 Datasets = Annotated[
     list[str] | None,
     typer.Option(
-        "--data", help="Folders of shards, repeated or separated by commas; the only one in $GWM_DATA/shards if absent."
+        "--data",
+        help="Folders of shards, repeated or separated by commas: all alike by their frames, or as STAGE.data says. If "
+        "absent, those in $GWM_DATA/shards that the stages name, or the only one there.",
     ),
 ]
 Settings = Annotated[
@@ -38,6 +40,16 @@ StepsScale = Annotated[float, typer.Option("--steps-scale", help="Multiplies the
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the recipe as it would run, and stop. Needs no data.")]
 Encoder = Annotated[
     Path | None, typer.Option("--autoencoder", help="A file or run of `gwm autoencoder`; the embedded one if absent.")
+]
+Start = Annotated[
+    Path | None,
+    typer.Option("--from", help="The checkpoint or run to begin with: `gwm weights import` for --preset sd3-medium."),
+]
+Stream = Annotated[
+    bool, typer.Option("--stream", help="Read frames from the shards at every step, not once into memory, nor latents.")
+]
+Workers = Annotated[
+    int, typer.Option("--workers", min=0, help="Processes that read ahead what is not in memory; 0: none.")
 ]
 PreviewEvery = Annotated[int, typer.Option("--preview-every", min=0, help="Steps between two preview.png; 0: none.")]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Scalars and videos for TensorBoard, in RUN.")]
@@ -53,6 +65,7 @@ def train(
     variant: Variant = "long",
     preset: Preset = "nano",
     shards: Datasets = None,
+    start: Start = None,
     out: Out = None,
     settings: Settings = None,
     stage: Annotated[
@@ -66,6 +79,8 @@ def train(
     steps_scale: StepsScale = 1.0,
     dry_run: DryRun = False,
     encoder: Encoder = None,
+    stream: Stream = False,
+    workers: Workers = 1,
     seed: Seed = 0,
     device: Device = "auto",
     skip_nonfinite: SkipNonfinite = 0,
@@ -85,19 +100,22 @@ def train(
         return
     finished = {marker.stem for marker in (out / "stages").glob("*.done")}
     part = recipe if stage is None else select(recipe, stage, finished)
-    showing = preview_every, tensorboard, wandb
-    _train(recipe, part, shards, out, encoder, device, skip_nonfinite, showing, as_json, yes)
+    reading, showing = (stream, workers), (preview_every, tensorboard, wandb)
+    _train(recipe, part, shards, out, encoder, device, skip_nonfinite, reading, showing, as_json, yes, start)
 
 
 def pretrain(
     variant: Variant = "long",
     preset: Preset = "nano",
     shards: Datasets = None,
+    start: Start = None,
     out: Out = None,
     settings: Settings = None,
     steps_scale: StepsScale = 1.0,
     dry_run: DryRun = False,
     encoder: Encoder = None,
+    stream: Stream = False,
+    workers: Workers = 1,
     seed: Seed = 0,
     device: Device = "auto",
     skip_nonfinite: SkipNonfinite = 0,
@@ -116,8 +134,10 @@ def pretrain(
         _show_recipe(pretraining(recipe), as_json)
         return
     out = out or _run_folder(recipe)
-    showing = preview_every, tensorboard, wandb
-    _train(recipe, pretraining(recipe), shards, out, encoder, device, skip_nonfinite, showing, as_json, yes)
+    reading, showing = (stream, workers), (preview_every, tensorboard, wandb)
+    _train(
+        recipe, pretraining(recipe), shards, out, encoder, device, skip_nonfinite, reading, showing, as_json, yes, start
+    )
 
 
 def finetune_mview(
@@ -131,6 +151,8 @@ def finetune_mview(
     steps_scale: StepsScale = 1.0,
     dry_run: DryRun = False,
     encoder: Encoder = None,
+    stream: Stream = False,
+    workers: Workers = 1,
     seed: Seed = 0,
     device: Device = "auto",
     skip_nonfinite: SkipNonfinite = 0,
@@ -151,8 +173,8 @@ def finetune_mview(
     if start is None:
         raise ConfigError("stage 3 needs a start: name a run or checkpoint of --variant long with --from")
     out = out or Path("runs") / f"finetune-mview-{preset}"
-    showing = preview_every, tensorboard, wandb
-    _train(recipe, recipe, shards, out, encoder, device, skip_nonfinite, showing, as_json, yes, start)
+    reading, showing = (stream, workers), (preview_every, tensorboard, wandb)
+    _train(recipe, recipe, shards, out, encoder, device, skip_nonfinite, reading, showing, as_json, yes, start)
 
 
 def _train(
@@ -163,19 +185,22 @@ def _train(
     encoder: Path | None,
     device: str,
     skip_nonfinite: int,
+    reading: tuple[bool, int],
     showing: tuple[int, bool, bool],
     as_json: bool,
     yes: bool,
-    start: Path | None = None,
+    start: Path | None,
 ) -> None:
     """Train `recipe` to the end of `part`, its first stages; exit code 1 where a signal came before that."""
+    from gwm.pipelines.datasets import Reading
     from gwm.pipelines.train import train as run_training
     from gwm.pipelines.watch import Showing
 
-    named = [name.strip() for given in shards or () for name in given.split(",")]
-    _refuse_what_is_not_read(part, named, start)
-    data = _find_data(named, part, yes)
-    result = run_training(data, out, recipe, encoder, device, part.steps, skip_nonfinite, Showing(*showing))
+    data = _find_data([name.strip() for given in shards or () for name in given.split(",")], recipe, yes)
+    result = run_training(
+        data, out, recipe, encoder, device, part.steps, skip_nonfinite, Showing(*showing), reading=Reading(*reading),
+        start=start,
+    )  # fmt: skip
     result = replace(result, finished=result.steps >= part.steps)
     if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one speaks
         show("training", asdict(result), as_json)
@@ -183,39 +208,34 @@ def _train(
         raise typer.Exit(1)
 
 
-def _refuse_what_is_not_read(recipe: Recipe, shards: list[str], start: Path | None) -> None:
-    """ConfigError for what is asked for and training does not read yet."""
-    if start is not None:
-        raise ConfigError(f"--from {start}: training does not start from another run yet")
-    if len(shards) > 1:
-        raise ConfigError(f"--data {', '.join(shards)}: training does not mix datasets yet; name one")
-    if recipe.model.encoders != "nano":
-        return  # training refuses these itself
-    for stage in recipe.stages:
-        if stage.data is not None:
-            raise ConfigError(f"{stage.name}.data: training does not mix datasets yet; --set {stage.name}.data=none")
-
-
 def _run_folder(recipe: Recipe) -> Path:
     return Path("runs") / f"{recipe.variant}-{recipe.preset}"
 
 
-def _find_data(named: list[str], recipe: Recipe, yes: bool) -> Path:
-    """The dataset named, or the only one below the data root; with none there, the world, if the user agrees."""
+def _find_data(named: list[str], recipe: Recipe, yes: bool) -> list[Path]:
+    """The datasets named; those below the data root that the recipe names, or the only one there; or the world.
+
+    The world is rendered where there is none, if the user agrees.
+    """
+    if named:
+        return [Path(name) for name in dict.fromkeys(named)]
     folder = data_root() / "shards"
-    if named or any(folder.glob("*/dataset.json")) or recipe.model.encoders != "nano":
-        return find_shards(Path(named[0]) if named else None)
+    wanted = [folder / name for name in dict.fromkeys(name for stage in recipe.stages for name, _ in stage.data or ())]
+    if wanted and all((path / "dataset.json").is_file() for path in wanted):
+        return wanted
+    if any(folder.glob("*/dataset.json")) or recipe.model.encoders != "nano":
+        return [find_shards(None)]
     width, height = recipe.size
     what = f"{WORLD_SCENES} scenes of {WORLD_FRAMES} frames at {width}x{height} into {folder / 'world'}"
     if not (yes or _agrees(f"There are no shards in {folder}. Render a driving world, {what}? It takes minutes.")):
-        return find_shards(None)
+        return [find_shards(None)]
     from gwm.pipelines.preprocess import default_workers, in_processes, preprocess
     from gwm.shards.sources.world import WorldSource
 
     rig = "nuscenes" if any(stage.views > 1 for stage in recipe.stages) else "front"
     source = WorldSource(WORLD_SCENES, 0, WORLD_FRAMES, recipe.size, rig=rig)
     preprocess(source, folder / "world", run=in_processes(default_workers()))
-    return folder / "world"
+    return [folder / "world"]
 
 
 def _agrees(question: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from gwm.core import ConfigError
@@ -18,6 +18,9 @@ from gwm.core.mask import TokenMask, spatial_mask, time_mask
 from gwm.core.sd3_autoencoder import SD3Autoencoder
 from gwm.core.seeds import seeded_generator
 from gwm.core.text import HashedTextEncoder
+
+MOST_IMAGINED = 0.8  # of τ: from more noise than this the imagined frames show another scene
+IMAGINED_FRAMES = 8  # that are imagined together; the first of them may be condition frames
 
 
 class WorldModel(nn.Module):
@@ -71,16 +74,19 @@ class Draw:
     m_c: Tensor  # (b t): 0 on condition frames
     eps: Tensor  # like the latents
     mask: TokenMask | None
+    imagined: Tensor | None = None  # (b): the τ that condition frames are imagined from; 0: they are the true ones
 
     def to(self, device: torch.device) -> Draw:
         """The same draw on another device."""
         mask = None if self.mask is None else self.mask.to(device)
-        return Draw(self.tau.to(device), self.m_c.to(device), self.eps.to(device), mask)
+        imagined = None if self.imagined is None else self.imagined.to(device)
+        return Draw(self.tau.to(device), self.m_c.to(device), self.eps.to(device), mask, imagined)
 
     def part(self, rows: slice) -> Draw:
         """That of some samples of the batch."""
         mask = None if self.mask is None else self.mask.part(rows)
-        return Draw(self.tau[rows], self.m_c[rows], self.eps[rows], mask)
+        imagined = None if self.imagined is None else self.imagined[rows]
+        return Draw(self.tau[rows], self.m_c[rows], self.eps[rows], mask, imagined)
 
 
 def draw_step(
@@ -89,8 +95,11 @@ def draw_step(
     condition_probabilities: tuple[float, ...],
     generator: torch.Generator,
     rows: slice = slice(None),
+    imagined_share: float = 0.0,
 ) -> Draw:
     """Everything random in a training step on latents of `shape` (b t k c h w), for the samples `rows` of the batch.
+
+    `imagined_share` of the samples have condition frames that the model imagines, see `imagine`.
 
     Each sample has the same numbers whichever rows are asked for, so that a batch may be shared by processes.
     The number of condition frames is drawn per sample, element i of `condition_probabilities` for i frames, and at
@@ -106,7 +115,11 @@ def draw_step(
     mask = draw_mask(b, t, k, h, w, config, generator) if config.reconstruction and maskable and masked else None
     seed = int(torch.randint(2**62, (), generator=generator))
     eps = [torch.randn(shape[1:], generator=seeded_generator(seed, i)) for i in range(*rows.indices(b))]
-    return Draw(tau[rows], m_c[rows], torch.stack(eps), None if mask is None else mask.part(rows))
+    imagined = None
+    if imagined_share > 0:
+        chosen = torch.rand(b, generator=generator) < imagined_share
+        imagined = (torch.rand(b, generator=generator) * MOST_IMAGINED * chosen)[rows]
+    return Draw(tau[rows], m_c[rows], torch.stack(eps), None if mask is None else mask.part(rows), imagined)
 
 
 def draw_mask(
@@ -127,7 +140,26 @@ def training_errors(
 ) -> Tensor:
     """Squared errors (b t k h w) of the predicted flow, with condition frames and mask: clean latents (b t k c h w)."""
     z_tau = interpolate(z_0, draw.eps, draw.tau)
+    if draw.imagined is not None:
+        history = imagine(dit, z_0[:, :IMAGINED_FRAMES], text, pooled, actions, draw)
+        shown = rearrange(draw.m_c[:, : history.shape[1]], "b t -> b t 1 1 1 1") == 0
+        z_tau = torch.cat([history.where(shown, z_tau[:, : history.shape[1]]), z_tau[:, history.shape[1] :]], dim=1)
     return flow_errors(dit(z_tau, draw.tau, text, pooled, actions, draw.mask, draw.eps), velocity(z_0, draw.eps))
+
+
+@torch.no_grad()
+def imagine(dit: VideoDiT, z_0: Tensor, text: Tensor, pooled: Tensor, actions: Tensor | None, draw: Draw) -> Tensor:
+    """The model's own idea of the first frames (b t k c h w), each sample's from noise at its τ in one step.
+
+    Not in the paper. A rollout conditions on frames that the model made; with such frames in training it learns to
+    go on from its own mistakes instead of adding to them. Where τ is 0 the frames come back as they are.
+    """
+    assert draw.imagined is not None
+    t = z_0.shape[1]
+    tau = repeat(draw.imagined, "b -> b t", t=t)
+    z_tau = interpolate(z_0, draw.eps[:, :t], tau)
+    v = dit(z_tau, tau, text, pooled, actions)
+    return z_tau - rearrange(tau, "b t -> b t 1 1 1 1") * v.to(z_tau.dtype)
 
 
 def training_loss(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from crc32c import crc32c
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -52,10 +53,12 @@ class Checkpoint:
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
     """Write a safetensors file with a JSON header; complete or absent. WeightsError where it cannot be written."""
-    metadata = {"format": "pt", "gwm": json.dumps({"version": __version__, **header})}
+    held = {k: t.detach().cpu().contiguous() for k, t in tensors.items()}
+    text = json.dumps({"version": __version__, **header})
+    metadata = {"format": "pt", "gwm": text, "crc32c": f"{_checksum(held, text):08x}"}
     try:
         with replacing(path) as temporary:
-            save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, temporary, metadata)
+            save_file(held, temporary, metadata)
             temporary.chmod(0o644)  # safetensors makes it private
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"cannot write {path}: {error}") from error
@@ -64,7 +67,20 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any])
 def load_tensors(path: Path, expect: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a file of `save_tensors`; WeightsError if it is missing, damaged or not of format `expect`."""
     with _opened(path, expect) as (f, header):
-        return {k: f.get_tensor(k) for k in f.keys()}, header  # noqa: SIM118  (not a dict)
+        tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118  (not a dict)
+        found = f"{_checksum(tensors, f.metadata()['gwm']):08x}"
+        if f.metadata().get("crc32c", found) != found:  # files of older versions have none
+            raise WeightsError(f"{path} is damaged: its bytes are not those that were written")
+        return tensors, header
+
+
+def _checksum(tensors: dict[str, Tensor], header: str) -> int:
+    """CRC-32C of a header and of the names, types, shapes and values of tensors on the CPU."""
+    total: int = crc32c(header.encode())
+    for name, tensor in sorted(tensors.items()):
+        total = crc32c(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), total)
+        total = crc32c(tensor.flatten().view(torch.uint8).numpy().data, total)
+    return total
 
 
 def load_header(path: Path, expect: str) -> dict[str, Any]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import signal
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,12 +14,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from gwm.pipelines.latents import action_values
+from gwm.pipelines.latents import action_values_of
 from gwm.shards.index import Dataset
 from gwm.shards.mixture import Mixture, Ref
-from gwm.shards.motion import window_actions
 from gwm.shards.reader import iterate_windows, read_window
 from gwm.shards.schema import Window
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def training_batches(
     `workers` processes decode ahead; what comes out does not depend on their number.
     """
     dataset = _Batches(mixture.datasets, mixture, shape, batch_size)
-    yield from _loader(dataset, range(first_step, last_step), workers)
+    yield from in_order(dataset, range(first_step, last_step), workers, torch.cuda.is_available())
 
 
 def evaluation_batches(
@@ -74,14 +78,28 @@ def evaluation_batches(
     span = (shape.length - 1) * shape.stride + 1
     refs = [Ref(0, row, start) for row, start in iterate_windows(dataset, split, span, every, shape.views or ())]
     batches = [refs[at : at + batch_size] for at in range(0, len(refs), batch_size)]
-    yield from _loader(_Batches([dataset], batches, shape, batch_size), range(len(batches)), workers)
+    found = _Batches([dataset], batches, shape, batch_size)
+    yield from in_order(found, range(len(batches)), workers, torch.cuda.is_available())
 
 
-def _loader(dataset: _Batches, steps: range, workers: int) -> DataLoader[Batch]:
-    return DataLoader(
-        dataset, batch_size=None, sampler=steps, num_workers=workers, pin_memory=torch.cuda.is_available(),
+def in_order(dataset: TorchDataset[T], steps: range, workers: int, pin: bool = False) -> Generator[T]:
+    """dataset[step] for each of the steps, `workers` processes ahead of what is asked for; in this process for 0.
+
+    The workers do not see SIGINT and SIGTERM, which a terminal or a cluster sends to all: they end with this process.
+    """
+    loader = DataLoader(
+        dataset, batch_size=None, sampler=steps, num_workers=workers, pin_memory=pin,
         multiprocessing_context="spawn" if workers else None, prefetch_factor=2 if workers else None,
+        generator=torch.Generator(),  # the global one is left as it is
     )  # fmt: skip
+    if workers:
+        resource_tracker.ensure_running()  # which would unblock them on its first start
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))  # what a child inherits
+    try:
+        items = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    yield from items
 
 
 def _read(dataset: Dataset, ref: Ref, shape: Shape) -> Window:
@@ -89,10 +107,7 @@ def _read(dataset: Dataset, ref: Ref, shape: Shape) -> Window:
 
 
 def _collate(windows: Sequence[Window]) -> Batch:
-    actions = [
-        action_values(window_actions(window.motion, next((c for c in window.cameras if c.view == "front"), None)))
-        for window in windows
-    ]
+    actions = [action_values_of(window.motion, window.cameras) for window in windows]
     return Batch(
         torch.from_numpy(np.stack([window.frames for window in windows])),
         torch.from_numpy(np.stack(actions)).float(),

@@ -36,12 +36,16 @@ class Metrics:
     tokens_per_second: float
     memory_bytes: int  # peak
     time: float  # unix, s
+    replaced: int = 0  # damaged windows that others stood in for; not written where there was none
 
 
 def append(path: Path, metrics: Metrics) -> None:
     """Append one line to the file `path`. No value may be infinite or NaN."""
     assert len(metrics.loss_tau) == TAU_BUCKETS, metrics.loss_tau
-    line = json.dumps(asdict(metrics), allow_nan=False)
+    values = asdict(metrics)
+    if not metrics.replaced:
+        del values["replaced"]
+    line = json.dumps(values, allow_nan=False)
     with path.open("a", encoding="utf-8") as f:
         f.write(line + "\n")
 
@@ -89,6 +93,7 @@ def _parse(line: str) -> Metrics:
     values = json.loads(line, parse_constant=_refuse)
     if not isinstance(values, dict):
         raise ValueError(f"{line[:40]!r} is no JSON object")
+    values = {"replaced": 0, **values}
     names = [field.name for field in fields(Metrics)]
     if strange := sorted(values.keys() ^ set(names)):
         raise ValueError(f"missing or unknown: {', '.join(strange)}")
@@ -107,7 +112,7 @@ def _fits(name: str, value: Any) -> bool:
     """Whether a field may have this value."""
     if name == "stage":
         return isinstance(value, str)
-    if name in ("step", "position", "memory_bytes"):
+    if name in ("step", "position", "memory_bytes", "replaced"):
         return type(value) is int and value >= 0
     if name in ("loss_tau", "loss_frame"):
         whole = isinstance(value, list) and (name == "loss_frame" or len(value) == TAU_BUCKETS)

@@ -7,7 +7,6 @@ run again, so killing a run loses only the shards that were being written.
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
 import threading
@@ -26,7 +25,7 @@ from typing import Any
 from gwm.pipelines.progress import Ticker
 from gwm.shards import ShardError, SourceError
 from gwm.shards.dataset import complete
-from gwm.shards.files import make_folder, write_json
+from gwm.shards.files import make_folder, remove_temporaries, write_json
 from gwm.shards.index import read_dataset_file
 from gwm.shards.lock import LOCK_FILE, locked
 from gwm.shards.plan import PLAN_FILE, Item, Job, Source, make_plan
@@ -298,11 +297,9 @@ def _fill(report: Report, out: AnyPath, records: Sequence[Record], skipped: Sequ
 
 
 def remove_leftovers(out: AnyPath) -> None:
-    """Remove the temporary files of killed processes: only names that `replacing` gives, while no job is at work."""
+    """Remove the temporary files of killed processes, while no job is at work."""
     for folder in (out, out / "jobs"):
-        for file in folder.iterdir():
-            if re.fullmatch(r"\.[\w.-]+\.\d+\.tmp\.\w+", file.name):
-                file.unlink()
+        remove_temporaries(folder)
 
 
 def _discard(out: AnyPath, records: Sequence[Record]) -> None:

@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor
 
 from gwm.core.actions import only_modes
-from gwm.core.sampler import Velocity, euler_sample, guided
+from gwm.core.sampler import Conditions, Sampling, guided, sample
 from gwm.core.seeds import seeded_generator
 from gwm.core.world_model import WorldModel
 from gwm.pipelines.rollout import even_frames
@@ -103,12 +103,12 @@ def sample_preview(
             text, actions = clips.texts[i], None
             if clips.actions is not None:
                 actions = only_modes(clips.actions[i : i + 1].to(device), ["motion"])
-            conditional = _velocity(model, encode_text([text]), actions)
-            unconditional = _velocity(model, encode_text([""]), None)
             conditioned = bool(text) or (actions is not None and not bool(actions.isnan().all()))
-            velocity = guided(conditional, unconditional, guidance if conditioned else 1.0)
+            unconditional = Conditions(*encode_text([""]), None) if conditioned else None
+            velocity = guided(model.dit, Conditions(*encode_text([text]), actions), unconditional)
             eps = torch.randn(z.shape, generator=seeded_generator(seed, i)).to(device)
-            made = euler_sample(velocity, z[:, :condition_frames], eps, steps, model.config.tau_shift)
+            sampling = Sampling(steps, guidance)
+            made = sample(velocity, z[:, :condition_frames], eps, sampling, model.config.tau_shift)
             real.append(frames.cpu())
             generated.append(model.decode(made.where(made.isfinite(), 0)).cpu())
     return torch.cat(real).numpy(), torch.cat(generated).numpy()
@@ -120,6 +120,3 @@ def _frames_and_latents(model: WorldModel, clip: Tensor) -> tuple[Tensor, Tensor
         return clip, model.encode(clip)
     return model.decode(clip.float()), clip.float()
 
-
-def _velocity(model: WorldModel, text: tuple[Tensor, Tensor], actions: Tensor | None) -> Velocity:
-    return lambda z, tau: model.dit(z, tau, *text, actions)

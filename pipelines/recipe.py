@@ -107,6 +107,7 @@ class Recipe:
     joint_dropout: float  # share of samples without text and actions: the branch that guidance subtracts
     action_modes: tuple[str, ...]  # cycled over samples, Vista
     condition_probabilities: tuple[float, ...] = VISTA_CONDITION_FRAMES  # element i for i condition frames
+    imagined_share: float = 0.0  # of the samples whose condition frames the model imagines; not in the paper
     view_names: tuple[str, ...] = RIG  # a stage of K views reads the first K
     seed: int = 0
 
@@ -120,7 +121,7 @@ class Recipe:
         _require(0 < self.gradient_clip < math.inf, "gradient_clip", self.gradient_clip, "a norm lies above 0")
         _require(math.isfinite(self.guidance), "guidance", self.guidance, "must be a finite number")
         _require(0 <= self.ema < 1, "ema", self.ema, "must lie in [0, 1); 0 averages nothing")
-        for field in ("weight_decay", "text_dropout", "action_dropout", "joint_dropout"):
+        for field in ("weight_decay", "text_dropout", "action_dropout", "joint_dropout", "imagined_share"):
             _require(0 <= getattr(self, field) <= 1, field, getattr(self, field), "must lie in [0, 1]")
         unknown = [mode for mode in self.action_modes if mode not in MODES]
         _require(not unknown and bool(self.action_modes), "action_modes", self.action_modes, f"use {', '.join(MODES)}")

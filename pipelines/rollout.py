@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
+from crc32c import crc32c
 from torch import Tensor
 
-from gwm import __version__
+from gwm import GwmError, __version__
 from gwm.core import ConfigError
 from gwm.core.actions import only_modes
-from gwm.core.sampler import Velocity, euler_sample, guided
+from gwm.core.sampler import Conditions, Sampling, Solver, guided, sample
 from gwm.core.seeds import seeded_generator
 from gwm.core.world_model import WorldModel
 from gwm.pipelines.checkpoint import Checkpoint
 from gwm.pipelines.control import held, make_motion
 from gwm.pipelines.latents import action_values
 from gwm.pipelines.progress import Ticker, console
+from gwm.pipelines.rollout_out import Gallery, Outputs, even_frames
+from gwm.pipelines.rollout_state import RECORD_FILE, check_same, checksum, forget, read_record, unfinished
 from gwm.pipelines.start import Start, load_start
-from gwm.pipelines.video_out import VideoWriter, contact_sheet
+from gwm.pipelines.stop import Stop
+from gwm.shards import ShardError
 from gwm.shards.files import make_folder, write_json
 from gwm.shards.motion import window_actions
 from gwm.shards.reader import MOTION_AHEAD
-from gwm.shards.schema import Camera, Images, Motion
+from gwm.shards.schema import FRAME_RATE, Camera, Motion
 
-CONTACT_COLUMNS = 10
+__all__ = ["RolloutResult", "RolloutSettings", "even_frames", "generate", "rollout", "rollouts"]
+
 MAX_FRAMES = 6000
-MIN_WIDTH = 512  # pixels: smaller frames are enlarged in the video, by whole factors
+SAMPLE = "sample-{:03d}"  # folder of sample i
+DECODED = 8  # images that are decoded at once
 
 
 @dataclass(frozen=True)
@@ -43,15 +48,19 @@ class RolloutSettings:
     guidance: float = 4.0
     condition_frames: int = 3
     seed: int = 0
+    solver: Solver = "euler"
+    guidance_range: tuple[float, float] = (0.0, 1.0)  # of τ
+
+    @property
+    def sampling(self) -> Sampling:
+        """How each window is drawn."""
+        return Sampling(self.steps, self.guidance, self.solver, self.guidance_range)
 
     def check(self, window: int) -> None:
         """Refuse values that cannot be, with the value."""
         if not 1 <= self.frames <= MAX_FRAMES:
             raise ConfigError(f"--frames {self.frames} must lie between 1 and {MAX_FRAMES}")
-        if self.steps < 1:
-            raise ConfigError(f"--steps {self.steps} must be at least 1")
-        if not math.isfinite(self.guidance):
-            raise ConfigError(f"--guidance {self.guidance} must be a finite number")
+        _ = self.sampling
         if window < 2:
             raise ConfigError("the checkpoint knows single images only (stage 1a); train it further")
         if not 1 <= self.condition_frames < window:
@@ -59,120 +68,236 @@ class RolloutSettings:
 
 
 @dataclass(frozen=True)
+class Scene:
+    """What a rollout starts from and what happens in it."""
+
+    start: Start
+    motion: Motion  # MOTION_AHEAD frames longer than the rollout, where it is known so far
+    actions: str  # where the motion comes from
+    text: str
+
+
+@dataclass(frozen=True)
 class RolloutResult:
     """What rollout.json says."""
 
     checkpoint: str
+    weights_crc32c: str
     start: str
+    start_crc32c: str  # of its pixels
     settings: RolloutSettings
     actions: str
     speed: list[float] | None  # m/s of every frame
     steering: list[float] | None  # rad at the steering wheel of every frame
     text: str
     size: tuple[int, int]
-    frames: int
-    seconds_per_frame: float
+    views: tuple[str, ...]
+    outputs: Outputs
     device: str
     gwm_version: str
-    video: str
-    contact_sheet: str
-
-
-def _velocity(model: WorldModel, text: str, actions: Tensor | None) -> Velocity:
-    tokens, pooled = model.encode_text([text])
-    return lambda z, tau: model.dit(z, tau, tokens, pooled, actions)
+    finished: bool = False
+    frames: int = 0  # that the files show
+    seconds_per_frame: float | None = None  # of those drawn by the last command: drawing, decoding and writing
+    files: tuple[str, ...] = ()
 
 
 def generate(
     model: WorldModel, start: Tensor, text: str, motion: Motion, camera: Camera | None, window: int,
-    settings: RolloutSettings,
+    settings: RolloutSettings, drawn: Iterable[Tensor] = (),
 ) -> Iterator[Tensor]:  # fmt: skip
     """Latents (t k c h w) of one window after another, `settings.frames` frames in all, the start's included.
 
     start (n_c k c h w): clean latents of the first frames, which come back unchanged.
+    drawn: what an earlier run gave before it was stopped; it comes back first, and the rest goes on from it.
     The noise of window i comes from (seed, i), so a longer rollout begins with the shorter one.
     """
     device, done, i = start.device, 0, 0
+    known = iter(drawn)
     condition = start[: settings.frames]
     while done < settings.frames:
-        first = max(0, done - len(condition))  # of this window, in the rollout
-        generator = seeded_generator(settings.seed, i)
-        eps = torch.randn((1, window, *start.shape[1:]), generator=generator).to(device)
-        ahead = window_actions(motion.window(first, MOTION_AHEAD + 1), camera)
-        values = torch.from_numpy(action_values(ahead)).float()[None].to(device)
-        actions = only_modes(values, ["motion"])
-        conditional = _velocity(model, text, actions)
-        conditioned = bool(text) or not bool(actions.isnan().all())
-        unconditional = _velocity(model, "", None)
-        velocity = guided(conditional, unconditional, settings.guidance if conditioned else 1.0)
-        z = euler_sample(velocity, condition[None], eps, settings.steps, model.config.tau_shift)[0]
-        if not bool(z.isfinite().all()):
-            raise ConfigError(
-                f"the prediction diverged at frame {done} (guidance {settings.guidance}, {settings.steps} steps); "
-                "try a lower --guidance, more --steps, or another checkpoint"
-            )
-        fresh = z[done - first :][: settings.frames - done]
+        fresh = next(known, None)
+        if fresh is None:
+            first = max(0, done - len(condition))  # of this window, in the rollout
+            generator = seeded_generator(settings.seed, i)
+            eps = torch.randn((1, window, *start.shape[1:]), generator=generator).to(device)
+            ahead = window_actions(motion.window(first, MOTION_AHEAD + 1), camera)
+            values = torch.from_numpy(action_values(ahead)).float()[None].to(device)
+            actions = only_modes(values, ["motion"])
+            conditioned = bool(text) or not bool(actions.isnan().all())
+            unconditional = Conditions(*model.encode_text([""]), None) if conditioned else None
+            velocity = guided(model.dit, Conditions(*model.encode_text([text]), actions), unconditional)
+            z = sample(velocity, condition[None], eps, settings.sampling, model.config.tau_shift)[0]
+            if not bool(z.isfinite().all()):
+                raise ConfigError(
+                    f"the prediction diverged at frame {done} (guidance {settings.guidance}, {settings.steps} steps); "
+                    "try a lower --guidance, more --steps, or another checkpoint"
+                )
+            fresh = z[done - first :][: settings.frames - done]
         yield fresh
         done, i = done + len(fresh), i + 1
-        condition = z[-settings.condition_frames :]
+        kept = fresh if done == len(fresh) else torch.cat([condition, fresh])  # the first window repeats the start
+        condition = kept[-settings.condition_frames :]
 
 
-def even_frames(frames: int, columns: int = CONTACT_COLUMNS) -> list[int]:
-    """Indices of the contact sheet's columns: the first frame, the last, and evenly between."""
-    return sorted(set(np.linspace(0, frames - 1, min(columns, frames)).round().astype(int).tolist()))
+def make_scene(
+    checkpoint: Checkpoint, settings: RolloutSettings, source: Path | None = None, actions: str | None = None,
+    key: str | None = None, views: int | None = None, prompt: str | None = None,
+) -> Scene:  # fmt: skip
+    """Read the start and the actions; see `rollout`. What is changed about them is said."""
+    settings.check(checkpoint.training.frames)
+    config, name = checkpoint.model.config, checkpoint.name
+    if actions is not None and not config.actions:
+        raise ConfigError(f"--actions {actions}: {name} has not learned any action (stage 2 does)")
+    if views is not None and not 1 <= views <= config.views:
+        known = "one view" if config.views == 1 else f"{config.views} views"
+        raise ConfigError(f"--views {views}: {name} has learned {known}; give no more, or another checkpoint (mview)")
+    start = load_start(source, checkpoint.training.size, settings.condition_frames, views or config.views, key)
+    shown = len(start.views)
+    if views is not None and shown < views:
+        raise ConfigError(
+            f"--views {views}: {start.name} shows {shown} ({', '.join(start.views)}); start from more views"
+        )
+    _say(*start.notes)
+    if views is None and shown < config.views:
+        _say(f"{name} has learned {config.views} views, {start.name} shows {shown}: so does the rollout")
+    reach = settings.frames + MOTION_AHEAD
+    motion = start.motion if actions is None else make_motion(actions, reach, start.motion)
+    if motion.speed is not None and motion.steering is not None and len(motion.speed) < settings.frames:
+        lasts = f"the actions end after {len(motion.speed) / FRAME_RATE:.1f} of {settings.frames / FRAME_RATE:.1f} s"
+        _say(f"{lasts}: the last speed and steering are held")
+    given = actions or ("source" if config.actions and motion.speed is not None else "none")
+    return Scene(start, held(motion, reach), given, start.text if prompt is None else prompt)
+
+
+def rollout(
+    checkpoint: Checkpoint, out: Path, settings: RolloutSettings, source: Path | None = None,
+    actions: str | None = None, *, key: str | None = None, views: int | None = None, prompt: str | None = None,
+    outputs: Outputs = Outputs(),
+) -> RolloutResult:  # fmt: skip
+    """Roll a video out into the folder `out`: rollout.mp4, contact.png, rollout.json, and more (see `Gallery`).
+
+    source: an image, video or shard folder to start from (sample `key`), the embedded clip where None. actions: a
+    file, a manoeuvre or a script (see `control`); where None, the source's own where it has them, else none.
+    views: K; where None, as many as checkpoint and source have. prompt: in the place of the source's text.
+
+    The same call goes on where it was stopped, and ends in the same frames; of a finished rollout it returns the
+    record. KeyboardInterrupt, after all files are made to play, where Ctrl-C or SIGTERM ends it.
+    """
+    scene = make_scene(checkpoint, settings, source, actions, key, views, prompt)
+    if (out / SAMPLE.format(0)).exists():
+        raise ConfigError(f"{out} holds several samples ({SAMPLE.format(0)}, …); choose another folder with -o")
+    return roll_out(checkpoint, out, settings, scene, outputs)
+
+
+def rollouts(
+    checkpoint: Checkpoint, out: Path, settings: RolloutSettings, scene: Scene, samples: int, outputs: Outputs
+) -> list[RolloutResult]:
+    """Several rollouts of one scene, one after the other, in the folders sample-000, sample-001, … of `out`.
+
+    Sample i is the rollout of seed `settings.seed` + i, whichever others are drawn.
+    """
+    if samples < 1:
+        raise ConfigError(f"--samples {samples} must be at least 1")
+    if read_record(out) is not None:
+        raise ConfigError(f"{out} holds a single rollout; choose another folder for samples with -o")
+    return [
+        roll_out(checkpoint, out / SAMPLE.format(i), replace(settings, seed=settings.seed + i), scene, outputs)
+        for i in range(samples)
+    ]
 
 
 @torch.inference_mode()
-def rollout(
-    checkpoint: Checkpoint, out: Path, settings: RolloutSettings, source: Path | None = None, actions: str | None = None
+def roll_out(
+    checkpoint: Checkpoint, out: Path, settings: RolloutSettings, scene: Scene, outputs: Outputs
 ) -> RolloutResult:
-    """Roll a video out into the folder `out`: rollout.mp4, contact.png and rollout.json.
-
-    source: an image, video or shard folder to start from, the embedded clip where None. actions: a file or the name
-    of a manoeuvre (see `control`); where None, the source's own where it has them, else none.
-    """
-    window, size = checkpoint.training.frames, checkpoint.training.size
-    settings.check(window)
-    if actions and not checkpoint.model.config.actions:
-        raise ConfigError(f"--actions {actions}: {checkpoint.name} has not learned any action (stage 2 does)")
-    columns = even_frames(settings.frames)
-    start = load_start(source, size, settings.condition_frames, set(columns))
-    motion = make_motion(actions, settings.frames + MOTION_AHEAD, start.motion) if actions else start.motion
-    if motion.speed is not None and len(motion.speed) < settings.frames:
-        console.print("the actions end before the rollout does: the last speed and steering are held")
-    motion = held(motion, settings.frames + MOTION_AHEAD)
+    """Draw one rollout of a scene, or the rest of it; see `rollout`."""
+    record = _record(checkpoint, settings, scene, outputs)
+    old = read_record(out)
+    if old is not None:
+        check_same(out, old, asdict(record))
+        if old["finished"]:
+            _say(f"{out} holds this rollout already")
+            forget(out)
+            return replace(
+                record,
+                **{name: old[name] for name in ("finished", "frames", "seconds_per_frame")},
+                files=tuple(old["files"]),
+            )
     folder, model = make_folder(out), checkpoint.model
-    z = model.encode(torch.from_numpy(start.frames)[None].to(next(model.dit.parameters()).device))[0]
-    camera = next((c for c in start.cameras if c.view == "front"), None)
-    began = time.monotonic()
-    shown: dict[int, Images] = {}
-    done = 0
-    scale = max(1, -(-MIN_WIDTH // size[0]))
-    with VideoWriter(folder / "rollout.mp4", scale=scale) as video, Ticker("rollout", settings.frames) as ticker:
-        for latents in generate(model, z, start.text, motion, camera, window, settings):
-            for image in model.decode(latents[None])[0, :, 0].cpu().numpy():
-                video.add(image)
-                if done in columns:
-                    shown[done] = image
-                done += 1
-            ticker.advance(len(latents), f"{done / (time.monotonic() - began):.1f} frames/s")
-    seconds = (time.monotonic() - began) / done
-    knows_actions = checkpoint.model.config.actions and motion.speed is not None
-    write_sheet(folder / "contact.png", start, shown, columns)
-    result = RolloutResult(
-        checkpoint.name, start.name, settings, actions or ("source" if knows_actions else "none"),
-        None if motion.speed is None else motion.speed[: settings.frames].tolist(),
-        None if motion.steering is None else motion.steering[: settings.frames].tolist(),
-        start.text, size, done, seconds, str(z.device), __version__, "rollout.mp4", "contact.png",
+    device = next(model.dit.parameters()).device
+    with unfinished(folder, device) as windows, Stop() as stop:
+        write_json(folder / RECORD_FILE, asdict(record))
+        z = model.encode(torch.from_numpy(scene.start.frames)[None].to(device))[0]
+        camera = next((c for c in scene.start.cameras if c.view == "front"), None)
+        parts = generate(
+            model, z, scene.text, scene.motion, camera, checkpoint.training.frames, settings, windows
+        )  # fmt: skip
+        gallery = Gallery(folder, scene.start, scene.motion, settings.frames, outputs)
+        pace = Pace(settings.frames)
+        try:
+            with gallery, Ticker(f"rollout {out.name}", settings.frames) as ticker:
+                number = 0
+                while (latents := stop.during(lambda: next(parts, None))) is not None:
+                    new = number >= windows.read
+                    if new:
+                        windows.save(number, latents)
+                    for part in latents.split(max(1, DECODED // latents.shape[1])):
+                        for images in model.decode(part[None])[0].cpu().numpy():
+                            gallery.add(images)
+                    number += 1
+                    ticker.advance(len(latents), pace.note(len(latents), new))
+        except (GwmError, OSError, KeyboardInterrupt):
+            with suppress(OSError):
+                write_json(folder / RECORD_FILE, asdict(_progress(record, gallery, pace)))
+            _say(f"stopped after {gallery.done} of {settings.frames} frames; the same command with -o {out} goes on")
+            raise
+        record = replace(_progress(record, gallery, pace), finished=True)
+        write_json(folder / RECORD_FILE, asdict(record))
+    forget(folder)
+    return record
+
+
+class Pace:
+    """How fast frames are drawn, and how long the rest takes."""
+
+    def __init__(self, frames: int) -> None:
+        self.left, self.drawn, self.seconds = frames, 0, 0.0
+        self._last = time.monotonic()
+
+    def note(self, frames: int, new: bool) -> str:
+        """Count frames of a window, `new` where it was drawn and not read; what to tell of the pace."""
+        now = time.monotonic()
+        self.left -= frames
+        if new:
+            self.drawn, self.seconds = self.drawn + frames, self.seconds + now - self._last
+        self._last = now
+        if not self.drawn:
+            return "drawn before"
+        rest = round(self.left * self.seconds / self.drawn)
+        return f"{self.drawn / self.seconds:.1f} frames/s, {rest // 60}:{rest % 60:02d} min left"
+
+
+def _record(checkpoint: Checkpoint, settings: RolloutSettings, scene: Scene, outputs: Outputs) -> RolloutResult:
+    """What tells this rollout from others; ConfigError where the actions are to be drawn and there are none."""
+    speed, steering = scene.motion.speed, scene.motion.steering
+    if outputs.overlay and (speed is None or steering is None):
+        raise ConfigError(f"--overlay draws speed and steering, and {scene.start.name} has none: add --actions")
+    model = checkpoint.model
+    return RolloutResult(
+        checkpoint.name, checksum(model), scene.start.name, f"{crc32c(scene.start.frames.tobytes()):08x}", settings,
+        scene.actions,
+        None if speed is None else speed[: settings.frames].tolist(),
+        None if steering is None else steering[: settings.frames].tolist(),
+        scene.text, checkpoint.training.size, scene.start.views, outputs,
+        str(next(model.dit.parameters()).device), __version__,
     )  # fmt: skip
-    write_json(folder / "rollout.json", asdict(result))
-    return result
 
 
-def write_sheet(path: Path, start: Start, shown: dict[int, Images], columns: list[int]) -> None:
-    """The contact sheet: generated frames, below the real ones where the source has them."""
-    rows = [("generated", [shown[i] for i in columns])]
-    if start.truth:
-        blank = np.zeros_like(next(iter(shown.values())))
-        rows.insert(0, ("real", [start.truth.get(i, blank) for i in columns]))
-    contact_sheet(path, rows, [f"{i / 10:.1f} s" for i in columns])
+def _progress(record: RolloutResult, gallery: Gallery, pace: Pace) -> RolloutResult:
+    each = pace.seconds / pace.drawn if pace.drawn else None
+    return replace(record, frames=gallery.done, seconds_per_frame=each, files=gallery.files())
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

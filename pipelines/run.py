@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from gwm.core import ConfigError
+from gwm.core import ConfigError, WeightsError
 from gwm.core.ema import start_ema
 from gwm.core.world_model import WorldModel
 from gwm.pipelines.checkpoint import Training, save_checkpoint
+from gwm.pipelines.origin import BROUGHT, Origin
 from gwm.pipelines.progress import console
 from gwm.pipelines.recipe import Recipe, Stage
+from gwm.pipelines.sharding import gathered, is_spread, shard_model, whole
 from gwm.pipelines.state import save_state, trainable
-from gwm.shards.files import make_folder, write_json
+from gwm.shards.files import make_folder, remove_temporaries, write_json
 from gwm.shards.index import Dataset
+from gwm.shards.lock import locked
+
+LOCK_FILE = "lock"
 
 
 @dataclass
@@ -31,19 +38,26 @@ class Learner:
     skipped: int = 0  # steps of the run that were not applied
 
 
-def make_learner(recipe: Recipe, index: int, device: torch.device, before: Learner | None) -> Learner:
+def make_learner(
+    recipe: Recipe, index: int, device: torch.device, before: Learner | None, spread: bool = False,
+    origin: Origin | None = None,
+) -> Learner:  # fmt: skip
     """The learner at the start of stage `index`, with all weights and averages of the stage before it.
 
-    What the stage brings is initialised from (seed, stage) and zero-gated, so the loss does not jump.
-    Not in the paper: Adam starts anew with each stage.
+    Or, where nothing is before it, with the weights of `origin`. What the stage brings is initialised from
+    (seed, stage) and zero-gated, so the loss does not jump.
+    Not in the paper: Adam starts anew with each stage. `spread`: over the processes, all of which call this.
     """
     torch.manual_seed(recipe.seed + 1000 * index)
-    model = WorldModel(recipe.stages[index].model(recipe.model)).to(device)
+    model = WorldModel(recipe.stages[index].model(recipe.model))
+    weights = None if origin is None else origin.weights
     if before is not None:
-        missing, surplus = model.load_state_dict(before.model.state_dict(), strict=False)
-        brought = ("temporal", "reconstruction", "action", "view")
-        strange = [name for name in missing if not any(word in name for word in brought)] + list(surplus)
+        weights = {name: whole(tensor) for name, tensor in before.model.state_dict().items()}
+    if weights is not None:
+        missing, surplus = model.load_state_dict(weights, strict=False)
+        strange = [name for name in missing if not any(word in name for word in BROUGHT)] + list(surplus)
         assert not strange, f"the stage before does not fit: {strange}"
+    model = (shard_model(model, device) if spread else model).to(device)
     parameters = trainable(model)
     ema = start_ema(parameters) | (before.ema if before else {})
     optimizer = torch.optim.AdamW(
@@ -52,31 +66,61 @@ def make_learner(recipe: Recipe, index: int, device: torch.device, before: Learn
     return Learner(model, ema, optimizer, before.skipped if before else 0)
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the folder of a run, made if there is none; what a killed run left half-written in it is removed.
+
+    ShardError where another run is at work in it, or where it cannot be written to.
+    """
+    with locked(make_folder(folder), LOCK_FILE):
+        for place in (folder, folder / "stages", folder / "states"):
+            if place.is_dir():
+                remove_temporaries(place)
+        for unfinished in (folder / "states").glob(".*.tmp"):
+            shutil.rmtree(unfinished)
+        yield
+
+
+@contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """Turn what the system says of a failed write into one WeightsError that names `file` and what to do."""
+    try:
+        yield
+    except (OSError, WeightsError) as error:
+        said = str(error) if isinstance(error, WeightsError) else f"cannot write {file}: {error.strerror or error}"
+        remedy = "what was saved before is kept: free some space and run the same command again"
+        raise WeightsError(f"{said}; {remedy}") from error
+
+
 class Run:
     """A run's folder: recipe, states, metrics, stage markers and the released checkpoint."""
 
     def __init__(
-        self, folder: Path, recipe: Recipe, data: Dataset, autoencoder: str, skip_nonfinite: int = 0,
-        leads: bool = True,
+        self, folder: Path, recipe: Recipe, data: Sequence[Dataset], autoencoder: str | None, skip_nonfinite: int = 0,
+        leads: bool = True, origin: Origin | None = None,
     ) -> None:  # fmt: skip
         """Make the folder, or continue in it; ConfigError if it holds a run of another recipe, data or autoencoder.
 
-        leads: whether this process writes; the others of its team only read.
+        leads: whether this process writes; the others of its team only read. origin: what the run starts from.
         """
         self.folder, self.recipe, self.skip_nonfinite = make_folder(folder), recipe, skip_nonfinite
         self.leads = leads
-        self.data = f"{data.source} {data.path.name} sha256:{data.index['sha256']}"
-        record = {**asdict(recipe), "data": data.index["sha256"], "autoencoder": autoencoder}
+        before = () if origin is None else origin.training.data
+        self.data = (*before, *(f"{d.source} {d.path.name} sha256:{d.index['sha256']}" for d in data))
+        hashes = [d.index["sha256"] for d in data]
+        record = {**asdict(recipe), "data": hashes if len(hashes) > 1 else hashes[0], "autoencoder": autoencoder}
+        record |= {} if origin is None else {"start": origin.sha256}
         file = folder / "recipe.json"
-        if not file.is_file():
-            write_json(file, record)
+        if not file.exists():
+            with writing(file):
+                write_json(file, record)
             return
         try:
             old = dict(json.loads(file.read_text()))
-        except (ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise ConfigError(f"{file} is damaged ({error}); choose another -o") from error
         wanted = json.loads(json.dumps(record))
-        changed = sorted(k for k in wanted if wanted[k] != old.get(k))
+        changed = sorted(k for k in wanted | old if k not in wanted or wanted[k] != old.get(k))
         if changed:
             raise ConfigError(f"{folder} holds a run with other settings ({', '.join(changed)}); choose another -o")
 
@@ -93,31 +137,40 @@ class Run:
         """Leave the marker of a finished stage."""
         if not self.leads:
             return
-        make_folder(self.folder / "stages")
-        write_json(self.folder / "stages" / f"{stage.name}.done", {"steps": stage.steps})
+        file = self.folder / "stages" / f"{stage.name}.done"
+        with writing(file):
+            file.parent.mkdir(exist_ok=True)
+            write_json(file, {"steps": stage.steps})
 
     def save(self, learner: Learner, index: int, step: int) -> None:
         """Write what `step` steps of stage `index` reached: model.safetensors (EMA weights, fp16), then the state.
 
-        In this order, so that a run whose last state says "finished" has its last model.
+        In this order, so that a run whose last state says "finished" has its last model. The leader writes, and of a
+        spread model every process its part.
         """
-        if not self.leads:
+        average = learner.model.state_dict() | learner.ema
+        spread = is_spread(average.values())
+        if not (self.leads or spread):
             return
         recipe = self.recipe
         done = {s.name: s.steps for s in recipe.stages[:index]} | {recipe.stages[index].name: step}
         frames = max(recipe.stages[index].frames)
         training = Training(
-            recipe.size, frames, recipe.variant, recipe.preset, recipe.seed, recipe.guidance, done, (self.data,)
+            recipe.size, frames, recipe.variant, recipe.preset, recipe.seed, recipe.guidance, done, self.data
         )
-        average = learner.model.state_dict() | learner.ema
-        save_checkpoint(self.folder / "model.safetensors", learner.model.config, average, training, torch.float16)
-        save_state(
-            self.folder,
-            sum(done.values()),
-            learner.model,
-            learner.optimizer,
-            learner.ema,
-            stage=index,
-            step=step,
-            skipped=learner.skipped,
-        )
+        if spread:
+            average = gathered(average, self.leads)
+        file = self.folder / "model.safetensors"
+        with writing(self.folder):
+            if self.leads:
+                save_checkpoint(file, learner.model.config, average, training, torch.float16)
+            save_state(
+                self.folder,
+                sum(done.values()),
+                learner.model,
+                learner.optimizer,
+                learner.ema,
+                stage=index,
+                step=step,
+                skipped=learner.skipped,
+            )

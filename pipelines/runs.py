@@ -42,6 +42,7 @@ class StageSummary:
     tokens_per_second: float | None = None
     data_wait: float | None = None  # share of the time, 0 to 1
     memory_bytes: int | None = None  # peak
+    replaced: int = 0  # damaged windows that others stood in for
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def summarize_run(folder: Path) -> RunSummary:
     }
     write_curves(folder / CURVES, lines, f"{folder.resolve().name}: {recipe['variant']} {recipe['preset']}")
     checkpoint = folder / "model.safetensors"
-    data: tuple[str, ...] = (f"sha256:{recipe['data']}",) if "data" in recipe else ()
+    hashes = recipe.get("data", [])
+    data = tuple(f"sha256:{value}" for value in ([hashes] if isinstance(hashes, str) else hashes))
     if checkpoint.is_file():
         data = read_training(load_header(checkpoint, FORMAT)).data
     return RunSummary(
@@ -136,6 +138,7 @@ def _summarize_stage(lines: Sequence[Metrics], name: str, planned: int, finished
         tokens_per_second=float(shares @ [m.tokens_per_second for m in own]),
         data_wait=float(shares @ [m.data_wait for m in own]),
         memory_bytes=max(m.memory_bytes for m in own),
+        replaced=sum(m.replaced for m in own),
     )
 
 

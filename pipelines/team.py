@@ -1,6 +1,7 @@
 """The processes that train together: one, or those of `torchrun`, each with its part of every batch.
 
-Each computes the gradient of its own windows; the sum over all is the gradient of the whole batch.
+Each computes the gradient of its own windows; the sum over all is the gradient of the whole batch. Each holds the whole
+model, or with `spread` a part of it (FSDP2, see `sharding`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from gwm.core import ConfigError
+from gwm.pipelines.sharding import is_spread, local
 
 CPU = torch.device("cpu")
 
@@ -28,6 +30,7 @@ class Team:
     rank: int = 0
     size: int = 1
     device: torch.device = CPU
+    spread: bool = False  # weights, averages and moments are spread over the processes
 
     @property
     def leads(self) -> bool:
@@ -45,8 +48,21 @@ class Team:
         return slice(self.rank * each, (self.rank + 1) * each)
 
     def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Sum the gradients over all processes, in place."""
-        self.add(parameter.grad for parameter in parameters if parameter.grad is not None)
+        """Sum the gradients over all processes, in place; of a spread model the backward pass has done so."""
+        if not self.spread:
+            self.add(parameter.grad for parameter in parameters if parameter.grad is not None)
+
+    def clip_gradients(self, parameters: Iterable[nn.Parameter], most: float) -> Tensor:
+        """Scale all gradients down where their common norm exceeds `most`; returns the norm before, a scalar."""
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        parts = [local(gradient) for gradient in gradients]
+        norm = torch.nn.utils.get_total_norm(parts)
+        if is_spread(gradients):
+            square = norm.square()
+            self.add([square])
+            norm = square.sqrt()
+        torch._foreach_mul_(parts, (most / (norm + 1e-6)).clamp(max=1.0))
+        return norm
 
     def add(self, tensors: Iterable[Tensor]) -> None:
         """Sum tensors of one dtype over all processes, in place and in one message."""
@@ -89,21 +105,26 @@ class Team:
 
 
 @contextmanager
-def join_team(device: torch.device) -> Iterator[Team]:
+def join_team(device: torch.device, spread: bool = False) -> Iterator[Team]:
     """The team that `torchrun` started this process in, or this process alone.
 
-    On a machine with several GPUs each process takes its own, unless `device` names one.
+    On a machine with several GPUs each process takes its own, unless `device` names one. ConfigError where one process
+    is to spread its model.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-    if size == 1 or dist.is_initialized():
-        alone = not dist.is_initialized()
-        yield Team(device=device) if alone else Team(dist.get_rank(), dist.get_world_size(), device)
+    if dist.is_initialized():
+        yield Team(dist.get_rank(), dist.get_world_size(), device, spread)
+        return
+    if size == 1:
+        if spread:
+            raise ConfigError("--fsdp spreads a model over processes, and this is one: start several with --nproc")
+        yield Team(device=device)
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Team(dist.get_rank(), size, device)
+        yield Team(dist.get_rank(), size, device, spread)
     finally:
         dist.destroy_process_group()

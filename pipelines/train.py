@@ -6,7 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,28 +14,25 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gwm.core import ConfigError
 from gwm.core.actions import only_modes
-from gwm.core.autoencoder import Autoencoder
 from gwm.core.ema import ema_decay, update_ema
 from gwm.core.flow import mean_over_predicted
-from gwm.core.seeds import seeded_generator
 from gwm.core.world_model import Draw, draw_step, training_errors
 from gwm.pipelines import metrics
-from gwm.pipelines.autoencoder import load_autoencoder
 from gwm.pipelines.boards import open_boards
-from gwm.pipelines.checkpoint import load_checkpoint, load_weights
+from gwm.pipelines.datasets import AS_FOUND, Reading, choose_reads, open_library, orders
 from gwm.pipelines.device import choose_device
-from gwm.pipelines.latents import LatentDataset, encode_dataset, weights_hash
+from gwm.pipelines.feed import Feed, Order, feeding
 from gwm.pipelines.meter import Clock, LossMeter, peak_memory
+from gwm.pipelines.origin import Origin, begin, find_codec, read_origin
 from gwm.pipelines.progress import Ticker
 from gwm.pipelines.recipe import Recipe, Stage, learning_rate
-from gwm.pipelines.run import Learner, Run, make_learner
+from gwm.pipelines.run import Learner, Run, alone, make_learner
+from gwm.pipelines.sources import Batch, Library
 from gwm.pipelines.state import newest_state, restore_state, trainable
 from gwm.pipelines.team import Team, join_team
 from gwm.pipelines.watch import Showing, Watch
-from gwm.shards.index import Dataset, open_dataset
-from gwm.shards.reader import WindowSchedule
+from gwm.shards.index import open_dataset
 
 SAVE_INTERVAL = 180.0  # s
 METRICS_EVERY = 10  # steps
@@ -50,6 +47,7 @@ class TrainResult:
     steps: int  # done, over all stages
     finished: bool
     seconds: float  # of this call
+    replaced: int = 0  # windows of this call that were damaged, so that others stood in for them
 
 
 class Step(NamedTuple):
@@ -57,33 +55,6 @@ class Step(NamedTuple):
 
     norm: float  # of the gradient, before clipping
     seen: list[tuple[Tensor, Draw]]  # errors (b t k h w) and draws of this process's passes
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What this process learns from in a step: its windows of the batch."""
-
-    z_0: Tensor  # (b t k c h w)
-    texts: list[str]
-    actions: Tensor  # (b waypoints 7)
-    keys: list[str]  # which windows they are: sample and first frame
-
-
-@dataclass
-class Data:
-    """What the steps read: the latents and the order of windows."""
-
-    latents: LatentDataset
-    schedule: WindowSchedule
-    keys: Sequence[str]  # of the samples
-
-    def batch(self, stage: Stage, step: int, windows: int, generator: torch.Generator) -> Batch:
-        """So many windows of a step: their length drawn from the stage's, then the schedule's of that length."""
-        length = stage.frames[int(torch.randint(len(stage.frames), (), generator=generator))]
-        refs = self.schedule.batch(step, windows, length)
-        return Batch(
-            *self.latents.batch(refs, length, stage.views), [f"{self.keys[row]} from {start}" for row, start in refs]
-        )
 
 
 @dataclass(frozen=True)
@@ -138,7 +109,7 @@ def learn(learner: Learner, recipe: Recipe, stage: Stage, batch: Batch, generato
     drops = draw_drops(stage.batch, recipe, stage, generator)
     texts, actions = drops.apply(batch.texts, batch.actions, own)
     shape = torch.Size((stage.batch, *batch.z_0.shape[1:]))
-    whole = draw_step(shape, model.config, recipe.condition_probabilities, generator, own)
+    whole = draw_step(shape, model.config, recipe.condition_probabilities, generator, own, recipe.imagined_share)
     predicted = whole.m_c.sum().to(device)
     team.add([predicted])
     learner.optimizer.zero_grad(set_to_none=True)
@@ -147,19 +118,19 @@ def learn(learner: Learner, recipe: Recipe, stage: Stage, batch: Batch, generato
     for rows in (slice(first, first + size) for first in range(0, len(texts), size)):
         draw = whole.part(rows).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            text, pooled = model.encode_text(texts[rows])
+            text, pooled = (batch.embedded or model).encode_text(texts[rows])
             given = None if actions is None else actions[rows].to(device)
             errors = training_errors(model.dit, batch.z_0[rows].to(device), text, pooled, given, draw)
         mean_over_predicted(errors, draw.m_c, predicted).backward()
         seen.append((errors.detach(), draw))
     parameters = trainable(model).values()
     team.add_gradients(parameters)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.gradient_clip)
+    norm = team.clip_gradients(parameters, recipe.gradient_clip)
     return Step(float(norm), seen)
 
 
 def run_stage(
-    run: Run, learner: Learner, index: int, step: int, data: Data, last: float, signals: list[int],
+    run: Run, learner: Learner, index: int, step: int, feed: Feed, last: float, signals: list[int],
     team: Team, watch: Watch | None,
 ) -> int:  # fmt: skip
     """Train stage `index` from `step` to its end; the state is saved on the way and at the end.
@@ -170,13 +141,15 @@ def run_stage(
     model, optimizer, device = learner.model, learner.optimizer, next(learner.model.dit.parameters()).device
     before, first, saved = sum(s.steps for s in recipe.stages[:index]), step, time.monotonic()
     meter, clock = LossMeter(max(stage.frames), device), Clock()
-    title, windows = f"stage {stage.name}", stage.batch // team.size
+    title, damage = f"stage {stage.name}", feed.library.damage
+    replaced = damage.windows
     (stopped,) = team.any(bool(signals))
     with Ticker(title, stage.steps, step, silent=not team.leads) as ticker:
         while step < stage.steps and before + step < last and not stopped:
-            generator = seeded_generator(recipe.seed, 0, index, step)
+            _, generator = feed.order.begin(step)
             with clock.waiting():
-                batch = data.batch(stage, step, windows, generator)
+                examples = feed.read(step)
+            batch = feed.library.batch(examples)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(recipe, stage, step)
 
@@ -193,8 +166,10 @@ def run_stage(
 
             clock.count(team.size * batch.z_0[:, :, :, 0].numel() // model.config.patch**2)
             if (step % METRICS_EVERY == 0 or step == stage.steps) and not meter.empty:
-                team.add(meter.sums.values())
-                line = _measured(stage, step, before, meter, clock, done.norm, optimizer, device)
+                count = torch.tensor(float(damage.windows - replaced), device=device)
+                team.add([*meter.sums.values(), count])
+                replaced = damage.windows
+                line = _measured(stage, step, before, meter, clock, done.norm, optimizer, device, int(count))
                 if watch is not None:
                     watch.log(line)
                 ticker.note = f"loss {line.loss:.4f}"
@@ -214,19 +189,19 @@ def run_stage(
 
 def _measured(
     stage: Stage, step: int, before: int, meter: LossMeter, clock: Clock, norm: float,
-    optimizer: torch.optim.Optimizer, device: torch.device,
+    optimizer: torch.optim.Optimizer, device: torch.device, replaced: int,
 ) -> metrics.Metrics:  # fmt: skip
     """What is logged of the steps since the last line."""
     loss, by_tau, by_frame, (visible, hidden) = meter.take()
     seconds, waiting, tokens = clock.take()
     return metrics.Metrics(
         stage.name, step, before + step, loss, by_tau, visible, hidden, by_frame, norm, optimizer.param_groups[0]["lr"],
-        seconds, waiting, tokens, peak_memory(device), time.time(),
+        seconds, waiting, tokens, peak_memory(device), time.time(), replaced,
     )  # fmt: skip
 
 
 def train(
-    data: Path,
+    data: Path | Sequence[Path],
     out: Path,
     recipe: Recipe,
     autoencoder: Path | None = None,
@@ -234,73 +209,72 @@ def train(
     stop_after: int | None = None,
     skip_nonfinite: int = 0,
     showing: Showing = PLAIN,
+    fsdp: bool = False,
+    reading: Reading = AS_FOUND,
+    start: Path | None = None,
 ) -> TrainResult:
-    """Run all stages of `recipe` on the shards at `data`, into the folder `out`.
+    """Run all stages of `recipe` on the shards at `data`, one dataset or several, into the folder `out`.
 
-    autoencoder: a file or run of `gwm autoencoder`; the embedded checkpoint's where None. The same call again
-    continues a stopped run (on a CPU with as many threads, bit for bit); finished stages are skipped.
+    autoencoder: a file or run of `gwm autoencoder`; the embedded checkpoint's where None. start: the checkpoint or run
+    whose weights the first stage begins with, and whose autoencoder it keeps. reading: see `choose_reads`. The same
+    call again continues a stopped run (on a CPU with as many threads, bit for bit); finished stages are skipped.
     `stop_after` ends after so many steps in all. A step whose gradient is not finite is not applied: the first
     raises ConfigError with the windows it read, unless `skip_nonfinite` allows so many in the whole run.
     Under `torchrun` each process learns from its part of every batch, read from shards of its own; a run may go on
-    with another number of processes. `showing`: previews and boards.
+    with another number of processes. `fsdp`: each holds only its part of the weights, averages and moments.
+    `showing`: previews and boards.
     """
-    if recipe.model.encoders != "nano":
-        raise ConfigError(f"this version trains --preset nano alone; {recipe.preset} is for `gwm info`")
-    with join_team(choose_device(device)) as team:
-        return _train_together(data, out, recipe, autoencoder, stop_after, skip_nonfinite, showing, team)
+    paths = [data] if isinstance(data, Path) else list(data)
+    origin = None if start is None else read_origin(start)
+    recipe = begin(recipe, origin)
+    with join_team(choose_device(device), fsdp) as team, ExitStack() as held:
+        return _train_together(
+            paths, out, recipe, autoencoder, origin, stop_after, skip_nonfinite, reading, showing, team, held
+        )
 
 
 def _train_together(
-    data: Path, out: Path, recipe: Recipe, autoencoder: Path | None, stop_after: int | None, skip_nonfinite: int,
-    showing: Showing, team: Team,
+    paths: Sequence[Path], out: Path, recipe: Recipe, autoencoder: Path | None, origin: Origin | None,
+    stop_after: int | None, skip_nonfinite: int, reading: Reading, showing: Showing, team: Team, held: ExitStack,
 ) -> TrainResult:  # fmt: skip
-    """See `train`; every process of the team runs this."""
-    began, dataset, place = time.monotonic(), open_dataset(data), team.device
-    for stage in recipe.stages:
-        team.part_of(stage.batch, stage.accumulate)
-    schedules = [
-        WindowSchedule(
-            dataset, "train", recipe.seed + i, team.rank, team.size, max(stage.frames), recipe.view_names[: stage.views]
-        )
-        for i, stage in enumerate(recipe.stages)
-    ]
-    encoder = Autoencoder(recipe.model.channels, recipe.model.autoencoder_width).requires_grad_(False).to(place)
-    if autoencoder is None:
-        embedded = load_checkpoint(None, str(place))
-        load_weights(encoder, embedded.model.codec.state_dict(), embedded.name)
-    else:
-        load_autoencoder(autoencoder, encoder)
+    """See `train`; every process of the team runs this. `held` keeps the folder's lock to the end."""
+    began, datasets, place = time.monotonic(), [open_dataset(path) for path in paths], team.device
+    found = orders(recipe, datasets, team)
+    codec = find_codec(recipe, autoencoder, origin, datasets, place)
+    reads = choose_reads(recipe, datasets, found, codec, reading, team.leads)
     with team.leader_first():
-        run = Run(out, recipe, dataset, weights_hash(encoder), skip_nonfinite, team.leads)
-        views = recipe.view_names[: max(stage.views for stage in recipe.stages)]
-        latents = encode_dataset(dataset, encoder, recipe.size, out, views)
+        if team.leads:
+            held.enter_context(alone(out))
+        run = Run(out, recipe, datasets, codec.sha256, skip_nonfinite, team.leads, origin)
+        library = open_library(recipe, datasets, reads, codec, out, place)
     state = newest_state(out)
     index, step = (0, 0) if state is None else (int(state[1]["stage"]), int(state[1]["step"]))
-    learner = make_learner(recipe, index, place, None)
-    learner.model.codec.load_state_dict(encoder.state_dict())
+    learner = make_learner(recipe, index, place, None, team.spread, origin if state is None else None)
+    if codec.network is not None:
+        learner.model.codec.load_state_dict(codec.network.state_dict())
     if state is not None:
         restore_state(state[0], learner.model, learner.optimizer, learner.ema, str(out))
         learner.skipped = int(state[1].get("skipped", 0))
     position = 0 if state is None else int(state[1]["position"])
-    keys = dataset.table.column("key").to_pylist()
     last = math.inf if stop_after is None else stop_after
-    with stop_on_signal() as signals, _watching(run, dataset, latents, position, showing) as watch:
+    with stop_on_signal() as signals, _watching(run, library, found, position, showing) as watch:
         while True:
-            reader = Data(latents, schedules[index], keys)
-            step = run_stage(run, learner, index, step, reader, last, signals, team, watch)
+            with feeding(found[index], library, step, reading.workers) as feed:
+                step = run_stage(run, learner, index, step, feed, last, signals, team, watch)
             (stopped,) = team.any(bool(signals))
             if step < recipe.stages[index].steps or index + 1 == len(recipe.stages) or stopped:
                 break
             index, step = index + 1, 0
-            learner = make_learner(recipe, index, place, learner)
+            learner = make_learner(recipe, index, place, learner, team.spread)
     team.wait()  # for what the leader writes
     done = sum(s.steps for s in recipe.stages[:index]) + step
-    return TrainResult(str(out), done, done == sum(s.steps for s in recipe.stages), time.monotonic() - began)
+    replaced = sum(team.gather([library.damage.windows]))
+    return TrainResult(str(out), done, done == recipe.steps, time.monotonic() - began, replaced)
 
 
 @contextmanager
 def _watching(
-    run: Run, dataset: Dataset, latents: LatentDataset, position: int, showing: Showing
+    run: Run, library: Library, found: Sequence[Order], position: int, showing: Showing
 ) -> Iterator[Watch | None]:
     """What the leader shows of the run from `position` on; nothing for the other processes of its team."""
     if not run.leads:
@@ -309,6 +283,6 @@ def _watching(
     metrics.truncate(run.folder / metrics.FILE, position)
     board = open_boards(run.folder, showing.tensorboard, showing.wandb, position)
     try:
-        yield Watch(run.folder, run.recipe, dataset, latents, board, showing.preview_every)
+        yield Watch(run.folder, run.recipe, library, found, board, showing.preview_every)
     finally:
         board.close()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +12,7 @@ from types import TracebackType
 import av
 import cv2
 import numpy as np
+from av.container import OutputContainer
 from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 
@@ -22,6 +24,7 @@ from gwm.shards.schema import FRAME_RATE, Images
 QUALITY = {"crf": "18", "preset": "medium"}  # x264: visually lossless
 BT709 = 1  # of the colour primaries and the transfer curve; pixels of a rendered or photographed frame are sRGB
 TILE = 160  # pixels, about the width of a contact sheet's tile
+FRAGMENTS = {"movflags": "empty_moov+default_base_moof", "frag_duration": "1000000", "flush_packets": "1"}  # of 1 s
 GAP, MARGIN, LINE = 4, 6, 18  # pixels: between tiles, around labels, a line of text
 FONT, FONT_SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.42
 PAPER, INK = (24, 24, 24), (225, 225, 225)
@@ -30,8 +33,9 @@ PAPER, INK = (24, 24, 24), (225, 225, 225)
 class VideoWriter:
     """Writes one MP4 (H.264, yuv420p, index at the front) frame by frame; use it in a `with` statement.
 
-    The file appears under its name on a clean exit, and not at all after an exception. Raises ShardError where it
-    cannot be written (no such folder, no right, disk full), and when no frame was added.
+    The file appears under its name on a clean exit or with `finish`, and not at all after an exception, but for what
+    `salvage` keeps. On the way it is a hidden file of fragments of a second, each of which plays without the rest.
+    Raises ShardError where it cannot be written (no such folder, no right, disk full), and when no frame was added.
     """
 
     def __init__(self, path: Path, rate: float = FRAME_RATE, scale: int = 1) -> None:
@@ -39,6 +43,8 @@ class VideoWriter:
         assert scale >= 1, scale
         self.path, self.rate, self.scale = path, Fraction(rate).limit_denominator(1001), scale
         self.frames = 0
+        self._fragments = path.with_name(f".{path.stem}.fragments.{os.getpid()}.tmp.mp4")
+        self._container: OutputContainer | None = None
         self._stream: VideoStream | None = None
 
     def __enter__(self) -> VideoWriter:
@@ -46,14 +52,10 @@ class VideoWriter:
         if not folder.is_dir():
             raise ShardError(f"cannot write {self.path}: {folder} is not a folder; make it or choose another with -o")
         try:
-            with ExitStack() as files:
-                temporary = files.enter_context(replacing(self.path))
-                temporary.touch()  # av opens it at the first frame, too late to learn that the folder is read-only
-                options = {"movflags": "+faststart"}
-                self._container = av.open(str(temporary), "w", format="mp4", options=options)
-                self._files = files.pop_all()
+            self._fragments.touch()  # av opens it at the first frame, too late to learn that the folder is read-only
+            self._container = av.open(str(self._fragments), "w", format="mp4", options=FRAGMENTS)
         except OSError as error:
-            raise _refusal(self.path, error) from error
+            raise refusal(self.path, error) from error
         return self
 
     def add(self, frame: Images) -> None:
@@ -73,18 +75,55 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
-            with suppress(OSError):
-                self._container.close()
-            self._files.__exit__(kind, error, trace)
-            return
         try:
-            with self._files:  # drops the file if finishing it fails
-                self._finish()
-        except OSError as failure:
-            raise _refusal(self.path, failure) from failure
+            if error is None:
+                self.finish()
+        finally:
+            self.drop()
+
+    def drop(self) -> None:
+        """Remove what has not got its name yet."""
+        self._close()
+        with suppress(OSError):
+            self._fragments.unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        """Write what the encoder still holds and give the file its name; nothing can be added after it.
+
+        Where there is no room for its second form, with the index at the front, it stays the file of fragments.
+        """
+        if not self._fragments.exists():  # done before
+            return
+        if self._stream is None:
+            raise ShardError(f"no frame for {self.path}: nothing was written")
+        self._mux(None)
+        assert self._container is not None
+        try:
+            self._container.close()
+        except OSError as error:
+            raise refusal(self.path, error) from error
+        try:
+            with replacing(self.path) as whole:
+                _copy(self._fragments, whole)
+        except OSError:
+            self._fragments.replace(self.path)
+        self._fragments.unlink(missing_ok=True)
+
+    def salvage(self) -> bool:
+        """Give the whole seconds written so far the file's name, where writing failed; whether there are any."""
+        self._close()
+        plays = self._fragments.exists() and _cut_to_whole_fragments(self._fragments)
+        if plays:
+            self._fragments.replace(self.path)
+        return plays
+
+    def _close(self) -> None:
+        with suppress(OSError):
+            if self._container is not None:
+                self._container.close()
 
     def _begin(self, width: int, height: int) -> VideoStream:
+        assert self._container is not None
         stream = self._container.add_stream("libx264", rate=self.rate, options=QUALITY)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.time_base = 1 / self.rate
@@ -96,18 +135,42 @@ class VideoWriter:
     def _mux(self, picture: av.VideoFrame | None) -> None:
         """Encode one picture, or what the encoder still holds."""
         assert self._stream is not None
+        assert self._container is not None
         try:
             for packet in self._stream.encode(picture):
                 self._container.mux(packet)
         except OSError as error:
-            raise _refusal(self.path, error) from error
+            raise refusal(self.path, error) from error
 
-    def _finish(self) -> None:
-        if self._stream is None:
-            self._container.close()
-            raise ShardError(f"no frame for {self.path}: nothing was written")
-        self._mux(None)
-        self._container.close()
+
+def _copy(fragments: Path, whole: Path) -> None:
+    """The same pictures in an ordinary MP4 with its index at the front."""
+    with (
+        av.open(str(fragments)) as given,
+        av.open(str(whole), "w", format="mp4", options={"movflags": "+faststart"}) as made,
+    ):
+        stream = made.add_stream_from_template(given.streams.video[0])
+        for packet in given.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                made.mux(packet)
+
+
+def _cut_to_whole_fragments(path: Path) -> bool:
+    """Cut an MP4 of fragments after the last whole one; whether one is left. ISO 14496-12: boxes of size and type."""
+    end, kinds, size = 0, [], path.stat().st_size
+    with path.open("r+b") as file:
+        at = 0
+        while len(head := file.read(8)) == 8:
+            at += int.from_bytes(head[:4], "big")
+            kinds.append(head[4:])
+            if at > size:
+                break
+            if kinds[-1] == b"mdat":
+                end = at
+            file.seek(at)
+        file.truncate(end)
+    return end > 0
 
 
 def write_video(path: Path, frames: Iterable[Images], rate: float = FRAME_RATE, scale: int = 1) -> int:
@@ -148,7 +211,7 @@ def contact_sheet(path: Path, rows: Sequence[tuple[str, Sequence[Images]]], labe
         with replacing(path) as temporary:
             temporary.write_bytes(png.tobytes())
     except OSError as error:
-        raise _refusal(path, error) from error
+        raise refusal(path, error) from error
 
 
 def _tile(frame: Images) -> tuple[int, int]:
@@ -175,7 +238,8 @@ def _write(sheet: Images, text: str, x: int, y: int) -> None:
     cv2.putText(sheet, text, (x, y), FONT, FONT_SIZE, INK, 1, cv2.LINE_AA)
 
 
-def _refusal(path: Path, error: OSError) -> ShardError:
+def refusal(path: Path, error: OSError) -> ShardError:
+    """What a user reads of a file that could not be written."""
     return ShardError(
         f"cannot write {path}: {error.strerror or error}; free some space or choose another folder with -o"
     )

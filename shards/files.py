@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -42,6 +43,13 @@ def replacing(path: AnyPath) -> Iterator[Path]:
         with suppress(OSError):  # what went wrong first is what the user should read
             temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_temporaries(folder: AnyPath) -> None:
+    """Remove what killed processes left of `replacing` in `folder`, while nobody writes there."""
+    for file in folder.iterdir():
+        if re.fullmatch(r"\.[\w.-]+\.\d+\.tmp(\.\w+)?", file.name):
+            file.unlink()
 
 
 def make_folder(path: P) -> P:

@@ -1,4 +1,4 @@
-"""One run at a time may write into a dataset's folder."""
+"""One run at a time may write into a folder: of a dataset, or of a training."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from pathlib import Path
 from gwm.shards import ShardError
 from gwm.shards.storage import AnyPath
 
-LOCK_FILE = "jobs/lock"
+LOCK_FILE = "jobs/lock"  # of a dataset
 BEAT = 20.0  # s between signs of life in an object store
 DEAD = 90.0  # s without one after which the run that held the lock is taken for dead
 
 
 @contextmanager
-def locked(out: AnyPath) -> Iterator[None]:
-    """Hold the lock of `out`. ShardError where another run has it.
+def locked(out: AnyPath, name: str = LOCK_FILE) -> Iterator[None]:
+    """Hold the lock of `out`, the file `name` in it. ShardError where another run has it.
 
     In a folder the lock goes with the process, however that ends; in an object store it lasts up to DEAD longer.
     """
     if isinstance(out, Path):
-        with _flock(out):
+        with _flock(out, name):
             yield
     else:
-        with _lease(out):
+        with _lease(out, name):
             yield
 
 
 @contextmanager
-def _flock(out: Path) -> Iterator[None]:
-    with (out / LOCK_FILE).open("a") as file:
+def _flock(out: Path, name: str) -> Iterator[None]:
+    with (out / name).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -46,8 +46,8 @@ def _flock(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _lease(out: AnyPath) -> Iterator[None]:
-    file, owner, over = out / LOCK_FILE, uuid.uuid4().hex, threading.Event()
+def _lease(out: AnyPath, name: str) -> Iterator[None]:
+    file, owner, over = out / name, uuid.uuid4().hex, threading.Event()
 
     def write() -> None:
         fields = {"owner": owner, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}

@@ -35,7 +35,7 @@ def test_the_start_clip_is_whole_and_from_a_town_that_training_has_not_seen():
     clip = open_dataset(ASSETS / "start")
     assert clip.row(0).frames >= 221  # 200 frames and the 20 that the last window's actions look ahead
     assert clip.settings["seed"] != load_checkpoint().training.seed
-    start = load_start(None, (128, 64), 3, {0})
+    start = load_start(None, (128, 64), 3)
     assert start.frames.shape == (3, 1, 64, 128, 3)
 
 
@@ -43,7 +43,7 @@ def test_the_autoencoder_keeps_the_start_clip(tmp_path):
     import torch
 
     model = load_checkpoint().model
-    frames = load_start(None, (128, 64), 3, {0}).frames
+    frames = load_start(None, (128, 64), 3).frames
     again = model.decode(model.encode(torch.from_numpy(frames)[None]))[0].numpy()
     error = np.square(again.astype(float) - frames).mean()
     assert 10 * np.log10(255**2 / error) > 27  # dB

@@ -70,7 +70,7 @@ def test_training_runs_on_the_gpu_and_resumes(tiny_shards, autoencoder, tmp_path
 
 def test_the_embedded_models_rollout_is_that_of_the_cpu():
     """The noise is drawn on the CPU; rounding grows over the steps, but the latents stay the same."""
-    start = load_start(None, (128, 64), 3, {0})
+    start = load_start(None, (128, 64), 3)
     settings = RolloutSettings(frames=25, steps=4, guidance=2.0)
     motion = held(start.motion, 25 + MOTION_AHEAD)
     latents = []

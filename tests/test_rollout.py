@@ -1,7 +1,7 @@
 """Rollouts: windows that continue each other, outputs, starts, refusals."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 
 import av
@@ -53,9 +53,9 @@ def test_each_window_continues_the_last_and_reads_the_actions_of_its_own_frames(
     """The condition is the last 3 latents of the window before, the actions begin at its first frame."""
     seen = []
 
-    def record(velocity, condition, eps, steps, shift):
+    def record(velocity, condition, eps, sampling, shift):
         z = torch.cat([condition, eps[:, condition.shape[1] :]], dim=1)
-        velocity(z, torch.zeros(z.shape[:2]))
+        velocity(z, torch.zeros(z.shape[:2]), 1.0)
         seen.append((condition[0], z[0]))
         return z
 
@@ -66,7 +66,7 @@ def test_each_window_continues_the_last_and_reads_the_actions_of_its_own_frames(
             speeds.append(actions[0, :, 1].tolist())
         return torch.zeros_like(z)
 
-    monkeypatch.setattr("gwm.pipelines.rollout.euler_sample", record)
+    monkeypatch.setattr("gwm.pipelines.rollout.sample", record)
     monkeypatch.setattr(tiny_model.dit, "forward", window_speed)
     start = torch.randn(3, 1, tiny_model.config.channels, 4, 8)
     speed = np.arange(60.0)
@@ -109,7 +109,7 @@ def test_rollout_writes_a_video_a_sheet_and_a_record(checkpoint, tiny_shards, tm
         assert sum(1 for _ in video.decode(video=0)) == 25
     assert cv2.imread(str(tmp_path / "out" / "contact.png")) is not None
     record = json.loads((tmp_path / "out" / "rollout.json").read_text())
-    assert record["settings"] == {"frames": 25, "steps": 2, "guidance": 2.0, "condition_frames": 3, "seed": 0}
+    assert record["settings"] == json.loads(json.dumps(asdict(settings(25))))
     assert record["start"].endswith("tiny-004")  # the validation sample
     assert record["actions"] == "source"
     assert len(record["speed"]) == len(record["steering"]) == 25
@@ -159,7 +159,7 @@ def test_bad_starts_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"frames": 0}, "--frames 0"), ({"steps": 0}, "--steps 0"), ({"condition_frames": 6}, "between 1 and 5")],
+    [({"frames": 0}, "--frames 0"), ({"steps": 0}, "steps must be at least 1, not 0"), ({"condition_frames": 6}, "between 1 and 5")],
 )
 def test_bad_settings_are_refused_before_anything_is_written(checkpoint, tiny_shards, tmp_path, changes, message):
     with pytest.raises(ConfigError, match=message):

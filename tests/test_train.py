@@ -318,7 +318,7 @@ def test_latents_are_encoded_once_and_windows_are_cut_from_them(tiny_shards, tmp
     written = file.stat().st_mtime_ns
     again = encode_dataset(dataset, tiny_model.autoencoder, SIZE, tmp_path, ("front",))
     assert file.stat().st_mtime_ns == written
-    z, texts, values = again.batch([(1, 3), (4, 0)], 5)
+    z, texts, values = again.batch([(1, 3), (4, 0)], 5, 1)
     assert z.shape == (2, 5, 1, TINY.channels, 4, 8)
     assert torch.equal(z[0], first.latents[33:38].float())
     assert texts == ["day road", "day road"]

@@ -1,0 +1,86 @@
+"""What a picture shows: distance to the truth, sharpness, and the vehicle's own motion by dense optical flow."""
+
+from __future__ import annotations
+
+import itertools
+
+import cv2
+import numpy as np
+import torch
+
+from gwm.core.frechet import GaussianStats, frechet_distance
+from gwm.pipelines.checkpoint import Checkpoint
+from gwm.pipelines.control import held
+from gwm.pipelines.features import FrameFeatures, VideoFeatures
+from gwm.pipelines.rollout import RolloutSettings, generate
+from gwm.shards.motion import yaw_rate
+from gwm.shards.reader import MOTION_AHEAD
+from gwm.shards.schema import FRAME_RATE, Camera, Floats, Images, Motion, Window
+
+BAND = (0.12, 0.53)  # rows around the horizon, as shares of the height: far away, where yaw moves everything alike
+
+
+def psnr(a: Images, b: Images) -> float:
+    """Peak signal-to-noise ratio of two uint8 images, dB."""
+    error = np.square(a.astype(np.float64) - b).mean()
+    return float(10 * np.log10(255**2 / max(error, 1e-9)))
+
+
+def sharpness(frames: Images) -> float:
+    """Mean absolute horizontal gradient of frames (… H, W, 3), in grey levels of 255."""
+    return float(np.abs(np.diff(frames.astype(np.int16), axis=-2)).mean())
+
+
+def flows(frames: Images) -> Floats:
+    """(T - 1, H, W, 2) pixels that everything moves by between consecutive frames (T, H, W, 3)."""
+    estimator = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
+    return np.stack([estimator.calc(a, b, None) for a, b in itertools.pairwise(grey)])
+
+
+def shown_yaw_rates(frames: Images, camera: Camera) -> Floats:
+    """(T - 1,) rad/s, left positive: what lies far ahead moves right by focal length times yaw."""
+    height = frames.shape[1]
+    band = flows(frames)[:, round(BAND[0] * height) : round(BAND[1] * height), :, 0]
+    rates: Floats = np.median(band, axis=(1, 2)) / camera.intrinsics[0, 0] * FRAME_RATE
+    return rates
+
+
+def driven_yaw_rates(motion: Motion, frames: int) -> Floats:
+    """(T - 1,) rad/s, means over the steps between `frames` frames of a drive of known speed and steering."""
+    assert motion.speed is not None
+    assert motion.steering is not None
+    rates = yaw_rate(motion.speed[:frames], motion.steering[:frames])
+    middle: Floats = (rates[:-1] + rates[1:]) / 2
+    return middle
+
+
+def slope(shown: Floats, driven: Floats) -> float:
+    """Of the line through zero that takes `driven` to `shown`."""
+    return float(shown @ driven / (driven @ driven))
+
+
+def frame_distance(a: Images, b: Images) -> float:
+    """Fréchet distance between two sets of frames (… H, W, 3), by the small features that come with gwm."""
+    return _distance(FrameFeatures(), a.reshape(-1, *a.shape[-3:]), b.reshape(-1, *b.shape[-3:]))
+
+
+def clip_distance(a: Images, b: Images) -> float:
+    """The same between two sets of clips (N, T, H, W, 3)."""
+    return _distance(VideoFeatures(), a, b)
+
+
+def _distance(features: FrameFeatures | VideoFeatures, a: Images, b: Images) -> float:
+    return frechet_distance(GaussianStats.of(features(a)), GaussianStats.of(features(b)))
+
+
+@torch.inference_mode()
+def predict(checkpoint: Checkpoint, window: Window, motion: Motion, settings: RolloutSettings) -> Images:
+    """A rollout (T, H, W, 3) from the first frames of a window, which it begins with, steered by `motion`."""
+    model = checkpoint.model
+    given = torch.from_numpy(window.frames[: settings.condition_frames])[None]
+    z = model.encode(given.to(next(model.dit.parameters()).device))[0]
+    motion, frames = held(motion, settings.frames + MOTION_AHEAD), checkpoint.training.frames
+    parts = generate(model, z, window.text, motion, window.cameras[0], frames, settings)
+    made: Images = model.decode(torch.cat(list(parts))[None])[0, :, 0].cpu().numpy()
+    return made

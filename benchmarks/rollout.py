@@ -1,0 +1,189 @@
+"""How good a checkpoint's rollouts of the rendered world are, and whether it obeys its actions.
+
+    python -m benchmarks.rollout [--checkpoint C] [--clips 32] [--frames 200] [--data SHARDS] [--json OUT]
+
+Each clip is a town that no training should have seen: a world of its own seed is rendered, unless --data names one with
+enough frames. Rollouts begin with 3 true frames and are steered by the true actions; each figure stands beside the
+real video's. Then every clip is driven left, right and to a stop by force.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.measures import (
+    driven_yaw_rates,
+    flows,
+    frame_distance,
+    predict,
+    psnr,
+    sharpness,
+    shown_yaw_rates,
+    slope,
+)
+from gwm.pipelines.checkpoint import Checkpoint, load_checkpoint
+from gwm.pipelines.control import manoeuvre
+from gwm.pipelines.preprocess import preprocess
+from gwm.pipelines.progress import Ticker
+from gwm.pipelines.rollout import RolloutSettings
+from gwm.shards.files import write_json
+from gwm.shards.index import open_dataset
+from gwm.shards.reader import MOTION_AHEAD, read_window
+from gwm.shards.schema import Images, Window
+from gwm.shards.sources.world import WorldSource
+
+TOWNS = 9_000_000  # seed of the towns that are rendered here
+FORESIGHT = 10  # predicted frames whose mean PSNR is compared with that of copying the last given one
+LATE = 25  # frames at a rollout's end
+TURN, STOP = 25, 75  # frames of a forced turn, and of a forced stop: 3 m/s² take 15 m/s to a halt in 50
+SLOWEST = 5.0  # m/s of a forced turn: who stands cannot turn
+STANDING = 10  # frames at a stop's end
+STILL = 0.05  # m/s
+
+
+@contextmanager
+def towns(data: Path | None, clips: int, frames: int, size: tuple[int, int]) -> Iterator[list[Window]]:
+    """The first `frames` frames of so many scenes at `size` (width, height), rendered where no data are given."""
+    with tempfile.TemporaryDirectory() as folder:
+        if data is None:
+            data = Path(folder) / "world"
+            preprocess(WorldSource(clips, TOWNS, frames + MOTION_AHEAD, size), data)
+        dataset = open_dataset(data)
+        rows = [row for row in range(len(dataset)) if dataset.row(row).frames >= frames][:clips]
+        if len(rows) < clips:
+            raise SystemExit(f"{data} has {len(rows)} samples of {frames} frames, wanted are {clips}")
+        yield [read_window(dataset, row, 0, frames, size=size) for row in rows]
+
+
+def foresight(real: Images, made: Images, given: int) -> dict[str, float]:
+    """PSNR in dB of the first predicted frames against the truth, and of the last given frame repeated.
+
+    real, made (clips, T, H, W, 3).
+    """
+    ahead = range(given, given + FORESIGHT)
+    predicted = [psnr(b[i], a[i]) for a, b in zip(real, made, strict=True) for i in ahead]
+    copied = [psnr(a[given - 1], a[i]) for a in real for i in ahead]
+    gain = float(np.mean(predicted) - np.mean(copied))
+    return {"predicted": float(np.mean(predicted)), "copied": float(np.mean(copied)), "gain": gain}
+
+
+def drift(real: Images, made: Images) -> dict[str, float]:
+    """Sharpness and distance of the last frames, over those of the real ones and of the first."""
+    late = slice(-LATE, None)
+    first, last = (frame_distance(real[:, part], made[:, part]) for part in (slice(1, 1 + LATE), late))
+    return {
+        "sharpness_late_over_real": sharpness(made[:, late]) / sharpness(real[:, late]),
+        "frame_frechet_early": first,
+        "frame_frechet_late": last,
+        "frame_frechet_late_over_early": last / first,
+    }
+
+
+def steering(windows: list[Window], made: Images) -> dict[str, float]:
+    """Slope of the yaw rate that the pictures show over the one that was driven: of real and made video."""
+    driven = np.concatenate([driven_yaw_rates(w.motion, made.shape[1]) for w in windows])
+    slopes = []
+    for frames in ([w.frames[:, 0] for w in windows], list(made)):
+        pairs = zip(frames, windows, strict=True)
+        slopes.append(slope(np.concatenate([shown_yaw_rates(f, w.cameras[0]) for f, w in pairs]), driven))
+    return {"real": slopes[0], "made": slopes[1], "made_over_real": slopes[1] / slopes[0]}
+
+
+def forced(checkpoint: Checkpoint, windows: list[Window], settings: RolloutSettings) -> dict[str, float]:
+    """What forced turns and stops show: turns with the right sign, their share of the commanded rate, what still moves.
+
+    What moves after a stop is compared with real frames of vehicles that stand, traffic included.
+    """
+    right, shares, moved, still = 0, [], [], []
+    given = settings.condition_frames
+    with Ticker("forced", len(windows)) as ticker:
+        for window in windows:
+            assert window.motion.speed is not None
+            speed = max(float(window.motion.speed[0]), SLOWEST)
+            for name, frames in (("turn-left", TURN), ("turn-right", TURN), ("stop", STOP)):
+                motion = manoeuvre(name, frames + MOTION_AHEAD, speed)
+                made = predict(checkpoint, window, motion, RolloutSettings(**{**asdict(settings), "frames": frames}))
+                if name == "stop":
+                    moved.append(float(np.abs(flows(made[-STANDING:])).mean()))
+                else:
+                    shown = float(shown_yaw_rates(made[given - 1 :], window.cameras[0]).mean())
+                    commanded = float(driven_yaw_rates(motion, frames)[given - 1 :].mean())
+                    right += int(shown * commanded > 0)
+                    shares.append(shown / commanded)
+            halts = window.motion.speed[: len(window.frames)] < STILL
+            real = np.abs(flows(window.frames[:, 0])).mean(axis=(1, 2, 3))
+            still.extend(real[halts[1:] & halts[:-1]].tolist())
+            ticker.advance()
+    standing = float(np.mean(still)) if still else float("nan")
+    return {
+        "turns": 2 * len(windows), "turns_with_the_right_sign": right,
+        "share_of_commanded_turn": float(np.mean(shares)),
+        "motion_after_stop": float(np.mean(moved)), "motion_of_real_stops": standing,
+        "frames_of_real_stops": len(still), "stop_over_real": float(np.mean(moved)) / standing,
+    }  # fmt: skip
+
+
+@torch.inference_mode()
+def kept(checkpoint: Checkpoint, windows: list[Window]) -> float:
+    """PSNR in dB of the autoencoder on every tenth frame."""
+    model = checkpoint.model
+    values: list[float] = []
+    for window in windows:
+        frames = torch.from_numpy(window.frames[::10])[None]
+        again = model.decode(model.encode(frames.to(next(model.dit.parameters()).device)))[0].cpu().numpy()
+        values.extend(psnr(a, b) for a, b in zip(again, window.frames[::10], strict=True))
+    return float(np.mean(values))
+
+
+def run(checkpoint: Checkpoint, windows: list[Window], settings: RolloutSettings) -> dict[str, object]:
+    """Everything, as one record."""
+    made = []
+    with Ticker("rollouts", len(windows)) as ticker:
+        for window in windows:
+            made.append(predict(checkpoint, window, window.motion, settings))
+            ticker.advance()
+    real, pictures = np.stack([w.frames[:, 0] for w in windows]), np.stack(made)
+    return {
+        "checkpoint": checkpoint.name, "clips": len(windows), "settings": asdict(settings),
+        "autoencoder_psnr": kept(checkpoint, windows),
+        "foresight": foresight(real, pictures, settings.condition_frames),
+        "drift": drift(real, pictures), "yaw_slope": steering(windows, pictures),
+        "forced": forced(checkpoint, windows, settings),
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Parse, run, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, help="the embedded one if absent")
+    parser.add_argument("--clips", type=int, default=32)
+    parser.add_argument("--frames", type=int, default=200)
+    parser.add_argument("--data", type=Path, help="shards of a rendered world that training has not seen")
+    parser.add_argument("--guidance", type=float, help="the checkpoint's own if absent")
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--solver", choices=("euler", "ab2"), default="euler")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--json", type=Path, help="file for the record")
+    given = parser.parse_args()
+    checkpoint = load_checkpoint(given.checkpoint, given.device)
+    scale = checkpoint.training.guidance if given.guidance is None else given.guidance
+    settings = RolloutSettings(given.frames, given.steps, scale, seed=given.seed, solver=given.solver)
+    with towns(given.data, given.clips, given.frames, checkpoint.training.size) as windows:
+        record = run(checkpoint, windows, settings)
+    print(json.dumps(record, indent=2))
+    if given.json:
+        write_json(given.json, record)
+
+
+if __name__ == "__main__":
+    main()
