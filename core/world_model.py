@@ -158,7 +158,7 @@ def imagine(dit: VideoDiT, z_0: Tensor, text: Tensor, pooled: Tensor, actions: T
     t = z_0.shape[1]
     tau = repeat(draw.imagined, "b -> b t", t=t)
     z_tau = interpolate(z_0, draw.eps[:, :t], tau)
-    v = dit(z_tau, tau, text, pooled, actions)
+    v: Tensor = dit(z_tau, tau, text, pooled, actions)
     return z_tau - rearrange(tau, "b t -> b t 1 1 1 1") * v.to(z_tau.dtype)
 
 

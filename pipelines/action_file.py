@@ -123,13 +123,13 @@ def _along(path: Path, times: Floats, x: Floats, y: Floats) -> tuple[Floats, Flo
 
 
 def _slopes(times: Floats, values: Floats, at: Floats) -> Floats:
-    """Derivative at `at` of the natural cubic spline through the values: the smoothest curve, so the least steering."""
+    """Derivative at `at` of a cubic spline through the values, which bends on at its ends as beside them."""
     step, rise = np.diff(times), np.diff(values) / np.diff(times)
     n = len(times)
-    tangent = np.concatenate([[3 * rise[0]], 3 * (rise[:-1] * step[1:] + rise[1:] * step[:-1]), [3 * rise[-1]]])
+    tangent = np.concatenate([[2 * rise[0]], 3 * (rise[:-1] * step[1:] + rise[1:] * step[:-1]), [2 * rise[-1]]])
     left = np.concatenate([[0.0], step[1:], [1.0]])  # of the system of the slopes at `times`, with one unknown each:
-    middle = np.concatenate([[2.0], 2 * (step[1:] + step[:-1]), [2.0]])  # the second derivative is continuous,
-    right = np.concatenate([[1.0], step[:-1], [0.0]])  # and 0 at both ends
+    middle = np.concatenate([[1.0], 2 * (step[1:] + step[:-1]), [1.0]])  # the second derivative is continuous,
+    right = np.concatenate([[1.0], step[:-1], [0.0]])  # and constant in the first and last piece
     for j in range(1, n):
         factor = left[j] / middle[j - 1]
         middle[j] -= factor * right[j - 1]

@@ -96,7 +96,7 @@ class RolloutResult:
     device: str
     gwm_version: str
     finished: bool = False
-    frames: int = 0  # that the files show
+    frames: int = 0  # that were given to the files; a full disk may have cut these shorter
     seconds_per_frame: float | None = None  # of those drawn by the last command: drawing, decoding and writing
     files: tuple[str, ...] = ()
 
@@ -146,6 +146,7 @@ def make_scene(
     """Read the start and the actions; see `rollout`. What is changed about them is said."""
     settings.check(checkpoint.training.frames)
     config, name = checkpoint.model.config, checkpoint.name
+    _, _ = checkpoint.model.codec, checkpoint.model.encode_text([""])  # ConfigError where it holds none
     if actions is not None and not config.actions:
         raise ConfigError(f"--actions {actions}: {name} has not learned any action (stage 2 does)")
     if views is not None and not 1 <= views <= config.views:

@@ -47,7 +47,10 @@ class Windows:
 
     def save(self, number: int, latents: Tensor) -> None:
         """Keep window `number`. WeightsError where it cannot be written."""
-        save_tensors(self._path(number), {"latents": latents}, {"format": FORMAT})
+        try:
+            save_tensors(self._path(number), {"latents": latents}, {"format": FORMAT})
+        except WeightsError as error:
+            raise WeightsError(f"{error}; free some space, and the same command goes on") from error
 
     def _path(self, number: int) -> Path:
         return self.folder / f"window-{number:05d}.safetensors"

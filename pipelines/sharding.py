@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -31,7 +33,7 @@ def shard_model(model: WorldModel, device: torch.device) -> WorldModel:
     """
     # every call warns that a block's output is a view: harmless, as nothing changes it in place
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-    mesh = dist.init_device_mesh(device.type, (dist.get_world_size(),))
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     branches = model.dit.reconstruction
     blocks = [*model.dit.layers, *([] if branches is None else [*branches.spatial, *branches.temporal])]
     for module in (*blocks, model.dit, *([] if model.text is None else [model.text])):
@@ -86,7 +88,7 @@ def save_sharded(folder: Path, tensors: Mapping[str, Tensor], header: Mapping[st
     dist.barrier()
     failure: list[str | None] = [None]
     try:
-        dcp.save(dict(tensors), checkpoint_id=temporary)
+        state_dict_saver.save(dict(tensors), checkpoint_id=temporary)
     except CheckpointException as error:
         failure[0] = _reason(error)
     if leads and failure[0] is None:
@@ -101,7 +103,7 @@ def save_sharded(folder: Path, tensors: Mapping[str, Tensor], header: Mapping[st
     if failure[0] is not None:
         if leads:
             shutil.rmtree(temporary, ignore_errors=True)
-        raise WeightsError(f"cannot write {folder}: {failure[0]}; free some space, or choose another folder with -o")
+        raise WeightsError(f"cannot write {folder}: {failure[0]}")
 
 
 def read_header(folder: Path, expect: str) -> dict[str, Any]:
@@ -121,13 +123,13 @@ def read_header(folder: Path, expect: str) -> dict[str, Any]:
 
 def names_in(folder: Path) -> set[str]:
     """The tensors in a folder of `save_sharded`."""
-    return set(dcp.FileSystemReader(folder).read_metadata().state_dict_metadata)
+    return set(FileSystemReader(folder).read_metadata().state_dict_metadata)
 
 
 def load_sharded(folder: Path, into: Mapping[str, Tensor]) -> None:
     """Fill tensors, spread in any way or not at all, from a folder of `save_sharded`. Every process calls this."""
     try:
-        dcp.load(dict(into), checkpoint_id=folder)
+        state_dict_loader.load(dict(into), checkpoint_id=folder)
     except CheckpointException as error:
         raise WeightsError(f"{folder} is damaged: {_reason(error)}") from error
 

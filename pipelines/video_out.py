@@ -149,9 +149,11 @@ def _copy(fragments: Path, whole: Path) -> None:
         av.open(str(fragments)) as given,
         av.open(str(whole), "w", format="mp4", options={"movflags": "+faststart"}) as made,
     ):
-        stream = made.add_stream_from_template(given.streams.video[0])
-        for packet in given.demux(video=0):
-            if packet.dts is not None:
+        source = given.streams.video[0]
+        stream, start = made.add_stream_from_template(source), source.start_time or 0
+        for packet in given.demux(source):
+            if packet.pts is not None and packet.dts is not None:
+                packet.pts, packet.dts = packet.pts - start, packet.dts - start  # fragments begin at decoding time 0
                 packet.stream = stream
                 made.mux(packet)
 

@@ -63,7 +63,7 @@ def test_rollout_and_info_of_a_checkpoint(checkpoint, tiny_shards, tmp_path):
     assert record["frames"] == 9
     assert record["folder"] == "out/rollout-001"
     names = sorted(p.name for p in (tmp_path / "out" / "rollout-001").iterdir())
-    assert names == ["contact.png", "rollout.json", "rollout.mp4"]
+    assert names == ["contact.png", "rollout.json", "rollout.mp4", "side-by-side.mp4"]
     parts = json.loads(gwm("info", checkpoint, "--json").stdout)["parameters"]
     total = parts.pop("total")
     assert total == sum(parts.values()) == sum(p.numel() for p in WorldModel(TINY).parameters())

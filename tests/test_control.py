@@ -1,13 +1,11 @@
 """Driver commands for rollouts."""
 
-import json
-
 import numpy as np
 import pytest
 
 from gwm.core import ConfigError
-from gwm.pipelines.control import MANOEUVRES, held, make_motion, manoeuvre
-from gwm.shards.motion import integrate, yaw_rate
+from gwm.pipelines.control import held, make_motion, manoeuvre
+from gwm.shards.motion import yaw_rate
 from gwm.shards.schema import Motion
 
 
@@ -28,39 +26,81 @@ def test_stop_stops_and_keep_keeps():
     assert np.allclose(keep.pose[:, 1, 3], 0)
 
 
-@pytest.mark.parametrize("suffix", ["csv", "json"])
-def test_actions_are_read_from_a_file(tmp_path, suffix):
-    path = tmp_path / f"actions.{suffix}"
-    if suffix == "csv":
-        path.write_text("speed,steering\n5.0,0.1\n6.0,0.2\n")
-    else:
-        path.write_text(json.dumps({"speed": [5.0, 6.0], "steering": [0.1, 0.2]}))
-    motion = make_motion(str(path), 100, Motion())
-    assert motion.speed.tolist() == [5, 6]
-    assert motion.steering.tolist() == [0.1, 0.2]
-    longer = held(motion, 10)
-    assert longer.speed.tolist() == [5] + [6] * 9
-    assert np.allclose(longer.pose, integrate(longer.speed, longer.steering))
-    assert held(longer, 10) is longer
+def heading(motion):
+    return np.unwrap(np.arctan2(motion.pose[:, 1, 0], motion.pose[:, 0, 0]))
+
+
+@pytest.mark.parametrize("speed", [3.0, 8.0, 15.0, 30.0])
+@pytest.mark.parametrize(("name", "side"), [("lane-left", 1), ("lane-right", -1)])
+def test_a_lane_change_ends_one_lane_further_and_parallel(name, side, speed):
+    motion = manoeuvre(name, 100, speed)
+    y = side * motion.pose[:, 1, 3]
+    assert y[-1] == pytest.approx(3.5, abs=0.01)
+    assert heading(motion)[-1] == pytest.approx(0, abs=1e-9)
+    assert (np.diff(y) > -1e-9).all()  # an s, without a swing to the other side
+    if speed >= 5:
+        assert y[40] == pytest.approx(3.5, abs=0.01)  # after 4 s
+        assert y[20] == pytest.approx(1.75, abs=0.05)
+    assert np.abs(np.diff(motion.steering)).max() < 0.5  # rad within 0.1 s at the wheel: by hand
+    assert (motion.speed == speed).all()
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("name", "speed", "change", "last"),
     [
-        ("speed\n1\n", "steering"),
-        ("speed,steering\n1,nan\n", "finite"),
-        ("speed,steering\n", "holds no actions"),
-        ("speed,steering\n1,fast\n", "fast"),
+        ("accelerate", 8.0, 1.5, 30.0),
+        ("accelerate", 33.0, 0, 33.0),
+        ("brake", 8.0, -2.0, 0.0),
+        ("stop", 8.0, -3.0, 0.0),
     ],
 )
-def test_bad_action_files_are_refused_with_the_cause(tmp_path, content, message):
-    path = tmp_path / "a.csv"
-    path.write_text(content)
+def test_speeds_change_at_their_rate_up_to_their_limit(name, speed, change, last):
+    motion = manoeuvre(name, 200, speed)
+    assert motion.speed[:11] == pytest.approx(speed + change * np.arange(11) / 10)
+    assert motion.speed[-1] == last
+    assert motion.speed.min() >= 0
+    assert (motion.steering == 0).all()
+
+
+def test_a_script_is_its_parts_one_after_the_other():
+    motion = make_motion("left:2s,straight:3s,stop", 100, Motion(speed=np.full(5, 6.0)))
+    assert len(motion.speed) == 100
+    assert np.array_equal(motion.steering[:21], manoeuvre("turn-left", 21, 6.0).steering)
+    assert (np.diff(motion.steering[20:31]) < 0).all()  # the wheel goes back within a second
+    assert np.allclose(motion.steering[30:], 0)
+    assert (motion.speed[:51] == 6).all()
+    assert np.allclose(motion.speed[50:], manoeuvre("stop", 50, 6.0).speed)
+    alone = make_motion("right", 30, Motion())
+    assert np.array_equal(alone.steering, manoeuvre("turn-right", 30, 8.0).steering)
+
+
+def test_a_script_that_ends_is_held():
+    motion = make_motion("accelerate:1s", 100, Motion(speed=np.full(5, 6.0)))
+    assert motion.speed[-1] == pytest.approx(7.5)
+    assert len(motion.speed) == 11
+    assert held(motion, 40).speed[-1] == pytest.approx(7.5)
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("left:2s,jump", "no manoeuvre is called 'jump'; the manoeuvres are keep, turn-left"),
+        ("left,stop", "write how long left lasts, such as left:2s"),
+        ("left:2,stop", "write how long left lasts"),
+        ("left:nans,stop", "write how long left lasts"),
+        ("left:0.01s,stop", "write how long left lasts"),
+        ("left:-2s,stop", "write how long left lasts"),
+        ("left:2s,", "no manoeuvre is called ''"),
+        ("lane-left:2s,stop", "at 8.0 m/s a lane change takes 4.0 s; write lane-left:4.0s or more"),
+    ],
+)
+def test_bad_scripts_are_refused(script, message):
     with pytest.raises(ConfigError, match=message):
-        make_motion(str(path), 10, Motion())
+        make_motion(script, 100, Motion())
 
 
 def test_an_unknown_manoeuvre_is_refused_with_those_that_exist():
     with pytest.raises(ConfigError, match="fly: neither a file nor one of keep, turn-left"):
         make_motion("fly", 10, Motion())
-    assert set(MANOEUVRES) >= {"keep", "stop"}
+    with pytest.raises(ConfigError, match="lane-right, accelerate, brake, stop"):
+        make_motion("", 10, Motion())

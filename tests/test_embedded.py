@@ -70,6 +70,30 @@ def test_a_commanded_turn_turns_the_picture():
     assert turned["turn-right"] < -0.02
 
 
+def test_windows_join_without_a_seam():
+    """Pictures change as much from one window to the next as within one: 1.2 and 1.0 times the median.
+
+    If the second window began at the start's frames again, the picture would jump.
+    """
+    import torch
+
+    from gwm.pipelines.rollout import RolloutSettings, generate, make_scene
+
+    checkpoint = load_checkpoint()
+    settings = RolloutSettings(60, steps=5, guidance=checkpoint.training.guidance)
+    scene = make_scene(checkpoint, settings, actions="keep")
+    model, window = checkpoint.model, checkpoint.training.frames
+    with torch.inference_mode():
+        z = model.encode(torch.from_numpy(scene.start.frames)[None])[0]
+        parts = generate(model, z, scene.text, scene.motion, scene.start.cameras[0], window, settings)
+        frames = torch.cat([model.decode(part[None])[0, :, 0] for part in parts]).numpy().astype(float)
+    changes = np.abs(np.diff(frames, axis=0)).mean((1, 2, 3))
+    joints = [window - 1, 2 * window - 4]
+    usual = np.median(np.delete(changes[3:], [joint - 3 for joint in joints]))
+    assert (changes[joints] < 1.5 * usual).all(), changes[joints] / usual
+    assert np.abs(frames[window - 1] - frames[3]).mean() > 1.5 * usual  # such a jump is seen
+
+
 def test_rollout_works_with_no_other_argument(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(app, ["rollout", "--frames", "26", "--steps", "2", "--json"])
