@@ -136,3 +136,7 @@ command(app, "world")(world.world)
 def main() -> None:
     """Entry point of the `gwm` command."""
     app()
+
+
+if __name__ == "__main__":
+    main()

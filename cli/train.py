@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -54,6 +55,13 @@ Workers = Annotated[
 PreviewEvery = Annotated[int, typer.Option("--preview-every", min=0, help="Steps between two preview.png; 0: none.")]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Scalars and videos for TensorBoard, in RUN.")]
 Wandb = Annotated[bool, typer.Option("--wandb", help="The same to Weights & Biases.")]
+Processes = Annotated[
+    int, typer.Option("--nproc", min=1, help="Processes on this machine, each with a part of every batch.")
+]
+Fsdp = Annotated[
+    bool, typer.Option("--fsdp", help="Spread the model over the processes (FSDP2), not a whole one in each.")
+]
+Compile = Annotated[bool, typer.Option("--compile", help="Compile the blocks: slow to start, quicker from then on.")]
 SkipNonfinite = Annotated[
     int,
     typer.Option("--skip-nonfinite", min=0, help="Steps of the run that may be left out, their gradient no number."),
@@ -83,6 +91,9 @@ def train(
     workers: Workers = 1,
     seed: Seed = 0,
     device: Device = "auto",
+    nproc: Processes = 1,
+    fsdp: Fsdp = False,
+    compiled: Compile = False,
     skip_nonfinite: SkipNonfinite = 0,
     preview_every: PreviewEvery = 500,
     tensorboard: TensorBoard = False,
@@ -100,8 +111,8 @@ def train(
         return
     finished = {marker.stem for marker in (out / "stages").glob("*.done")}
     part = recipe if stage is None else select(recipe, stage, finished)
-    reading, showing = (stream, workers), (preview_every, tensorboard, wandb)
-    _train(recipe, part, shards, out, encoder, device, skip_nonfinite, reading, showing, as_json, yes, start)
+    hardware, reading, showing = (device, nproc, fsdp, compiled), (stream, workers), (preview_every, tensorboard, wandb)
+    _train(recipe, part, shards, out, encoder, hardware, skip_nonfinite, reading, showing, as_json, yes, start)
 
 
 def pretrain(
@@ -118,6 +129,9 @@ def pretrain(
     workers: Workers = 1,
     seed: Seed = 0,
     device: Device = "auto",
+    nproc: Processes = 1,
+    fsdp: Fsdp = False,
+    compiled: Compile = False,
     skip_nonfinite: SkipNonfinite = 0,
     preview_every: PreviewEvery = 500,
     tensorboard: TensorBoard = False,
@@ -134,9 +148,20 @@ def pretrain(
         _show_recipe(pretraining(recipe), as_json)
         return
     out = out or _run_folder(recipe)
-    reading, showing = (stream, workers), (preview_every, tensorboard, wandb)
+    hardware, reading, showing = (device, nproc, fsdp, compiled), (stream, workers), (preview_every, tensorboard, wandb)
     _train(
-        recipe, pretraining(recipe), shards, out, encoder, device, skip_nonfinite, reading, showing, as_json, yes, start
+        recipe,
+        pretraining(recipe),
+        shards,
+        out,
+        encoder,
+        hardware,
+        skip_nonfinite,
+        reading,
+        showing,
+        as_json,
+        yes,
+        start,
     )
 
 
@@ -155,6 +180,9 @@ def finetune_mview(
     workers: Workers = 1,
     seed: Seed = 0,
     device: Device = "auto",
+    nproc: Processes = 1,
+    fsdp: Fsdp = False,
+    compiled: Compile = False,
     skip_nonfinite: SkipNonfinite = 0,
     preview_every: PreviewEvery = 500,
     tensorboard: TensorBoard = False,
@@ -173,8 +201,8 @@ def finetune_mview(
     if start is None:
         raise ConfigError("stage 3 needs a start: name a run or checkpoint of --variant long with --from")
     out = out or Path("runs") / f"finetune-mview-{preset}"
-    reading, showing = (stream, workers), (preview_every, tensorboard, wandb)
-    _train(recipe, recipe, shards, out, encoder, device, skip_nonfinite, reading, showing, as_json, yes, start)
+    hardware, reading, showing = (device, nproc, fsdp, compiled), (stream, workers), (preview_every, tensorboard, wandb)
+    _train(recipe, recipe, shards, out, encoder, hardware, skip_nonfinite, reading, showing, as_json, yes, start)
 
 
 def _train(
@@ -183,7 +211,7 @@ def _train(
     shards: list[str] | None,
     out: Path,
     encoder: Path | None,
-    device: str,
+    hardware: tuple[str, int, bool, bool],
     skip_nonfinite: int,
     reading: tuple[bool, int],
     showing: tuple[int, bool, bool],
@@ -193,13 +221,19 @@ def _train(
 ) -> None:
     """Train `recipe` to the end of `part`, its first stages; exit code 1 where a signal came before that."""
     from gwm.pipelines.datasets import Reading
+    from gwm.pipelines.launch import inside_torchrun, launch
     from gwm.pipelines.train import train as run_training
     from gwm.pipelines.watch import Showing
 
     data = _find_data([name.strip() for given in shards or () for name in given.split(",")], recipe, yes)
+    device, processes, fsdp, compiled = hardware
+    if processes > 1 and not inside_torchrun():
+        if launch(processes, sys.argv[1:]):
+            raise typer.Exit(1)
+        return
     result = run_training(
-        data, out, recipe, encoder, device, part.steps, skip_nonfinite, Showing(*showing), reading=Reading(*reading),
-        start=start,
+        data, out, recipe, encoder, device, part.steps, skip_nonfinite, Showing(*showing), fsdp=fsdp,
+        reading=Reading(*reading), start=start, compiled=compiled,
     )  # fmt: skip
     result = replace(result, finished=result.steps >= part.steps)
     if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one speaks

@@ -16,6 +16,7 @@ from gwm.core.sampler import Conditions, Sampling, guided, sample
 from gwm.core.seeds import seeded_generator
 from gwm.core.world_model import WorldModel
 from gwm.pipelines.rollout import even_frames
+from gwm.pipelines.sharding import reshard
 from gwm.pipelines.video_out import contact_sheet
 from gwm.shards.schema import Images
 
@@ -65,6 +66,7 @@ def ema_weights(model: WorldModel, ema: Mapping[str, Tensor]) -> Iterator[None]:
         yield
     finally:
         _exchange(pairs)
+        reshard(model)
 
 
 @torch.no_grad()
@@ -119,4 +121,3 @@ def _frames_and_latents(model: WorldModel, clip: Tensor) -> tuple[Tensor, Tensor
     if clip.dtype == torch.uint8:
         return clip, model.encode(clip)
     return model.decode(clip.float()), clip.float()
-

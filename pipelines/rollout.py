@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,11 +23,11 @@ from gwm.pipelines.control import held, make_motion
 from gwm.pipelines.latents import action_values
 from gwm.pipelines.progress import Ticker, console
 from gwm.pipelines.rollout_out import Gallery, Outputs, even_frames
-from gwm.pipelines.rollout_state import RECORD_FILE, check_same, checksum, forget, read_record, unfinished
+from gwm.pipelines.rollout_state import PROGRESS, check_same, checksum, forget, read_record, unfinished, write_record
 from gwm.pipelines.start import Start, load_start
 from gwm.pipelines.stop import Stop
 from gwm.shards import ShardError
-from gwm.shards.files import make_folder, write_json
+from gwm.shards.files import make_folder
 from gwm.shards.motion import window_actions
 from gwm.shards.reader import MOTION_AHEAD
 from gwm.shards.schema import FRAME_RATE, Camera, Motion
@@ -173,7 +173,7 @@ def make_scene(
 def rollout(
     checkpoint: Checkpoint, out: Path, settings: RolloutSettings, source: Path | None = None,
     actions: str | None = None, *, key: str | None = None, views: int | None = None, prompt: str | None = None,
-    outputs: Outputs = Outputs(),
+    outputs: Outputs | None = None,
 ) -> RolloutResult:  # fmt: skip
     """Roll a video out into the folder `out`: rollout.mp4, contact.png, rollout.json, and more (see `Gallery`).
 
@@ -187,7 +187,7 @@ def rollout(
     scene = make_scene(checkpoint, settings, source, actions, key, views, prompt)
     if (out / SAMPLE.format(0)).exists():
         raise ConfigError(f"{out} holds several samples ({SAMPLE.format(0)}, …); choose another folder with -o")
-    return roll_out(checkpoint, out, settings, scene, outputs)
+    return roll_out(checkpoint, out, settings, scene, outputs or Outputs())
 
 
 def rollouts(
@@ -219,20 +219,15 @@ def roll_out(
         if old["finished"]:
             _say(f"{out} holds this rollout already")
             forget(out)
-            return replace(
-                record,
-                **{name: old[name] for name in ("finished", "frames", "seconds_per_frame")},
-                files=tuple(old["files"]),
-            )
+            return replace(record, **{name: old[name] for name in PROGRESS} | {"files": tuple(old["files"])})
     folder, model = make_folder(out), checkpoint.model
     device = next(model.dit.parameters()).device
     with unfinished(folder, device) as windows, Stop() as stop:
-        write_json(folder / RECORD_FILE, asdict(record))
+        write_record(folder, asdict(record))
         z = model.encode(torch.from_numpy(scene.start.frames)[None].to(device))[0]
         camera = next((c for c in scene.start.cameras if c.view == "front"), None)
-        parts = generate(
-            model, z, scene.text, scene.motion, camera, checkpoint.training.frames, settings, windows
-        )  # fmt: skip
+        window = checkpoint.training.frames
+        parts = generate(model, z, scene.text, scene.motion, camera, window, settings, windows)
         gallery = Gallery(folder, scene.start, scene.motion, settings.frames, outputs)
         pace = Pace(settings.frames)
         try:
@@ -248,12 +243,12 @@ def roll_out(
                     number += 1
                     ticker.advance(len(latents), pace.note(len(latents), new))
         except (GwmError, OSError, KeyboardInterrupt):
-            with suppress(OSError):
-                write_json(folder / RECORD_FILE, asdict(_progress(record, gallery, pace)))
+            with suppress(ShardError):  # the first failure is what the user should read
+                write_record(folder, asdict(_progress(record, gallery, pace)))
             _say(f"stopped after {gallery.done} of {settings.frames} frames; the same command with -o {out} goes on")
             raise
         record = replace(_progress(record, gallery, pace), finished=True)
-        write_json(folder / RECORD_FILE, asdict(record))
+        write_record(folder, asdict(record))
     forget(folder)
     return record
 

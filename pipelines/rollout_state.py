@@ -17,8 +17,9 @@ from gwm.core import ConfigError, WeightsError
 from gwm.core.world_model import WorldModel
 from gwm.pipelines.checkpoint import load_tensors, save_tensors
 from gwm.pipelines.progress import console
+from gwm.pipelines.video_out import refusal
 from gwm.shards import ShardError
-from gwm.shards.files import make_folder, remove_temporaries
+from gwm.shards.files import make_folder, remove_temporaries, write_json
 from gwm.shards.lock import locked
 
 RECORD_FILE = "rollout.json"
@@ -78,6 +79,14 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
     except (OSError, ValueError, TypeError) as error:
         raise ShardError(f"{file} cannot be read ({error}); remove it or choose another folder with -o") from error
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write rollout.json. ShardError where it cannot be written."""
+    try:
+        write_json(folder / RECORD_FILE, record)
+    except OSError as error:
+        raise refusal(folder / RECORD_FILE, error) from error
 
 
 def check_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

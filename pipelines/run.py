@@ -40,13 +40,14 @@ class Learner:
 
 def make_learner(
     recipe: Recipe, index: int, device: torch.device, before: Learner | None, spread: bool = False,
-    origin: Origin | None = None,
+    origin: Origin | None = None, compiled: bool = False,
 ) -> Learner:  # fmt: skip
     """The learner at the start of stage `index`, with all weights and averages of the stage before it.
 
     Or, where nothing is before it, with the weights of `origin`. What the stage brings is initialised from
     (seed, stage) and zero-gated, so the loss does not jump.
     Not in the paper: Adam starts anew with each stage. `spread`: over the processes, all of which call this.
+    `compiled`: the blocks by torch.compile.
     """
     torch.manual_seed(recipe.seed + 1000 * index)
     model = WorldModel(recipe.stages[index].model(recipe.model))
@@ -57,6 +58,8 @@ def make_learner(
         missing, surplus = model.load_state_dict(weights, strict=False)
         strange = [name for name in missing if not any(word in name for word in BROUGHT)] + list(surplus)
         assert not strange, f"the stage before does not fit: {strange}"
+    for layer in model.dit.layers if compiled else ():
+        layer.compile()
     model = (shard_model(model, device) if spread else model).to(device)
     parameters = trainable(model)
     ema = start_ema(parameters) | (before.ema if before else {})

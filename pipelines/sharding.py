@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
@@ -43,6 +43,13 @@ def shard_model(model: WorldModel, device: torch.device) -> WorldModel:
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)  # gloo cannot divide
     return model
+
+
+def reshard(model: nn.Module) -> None:
+    """Let go of what a forward pass without a backward pass gathered, as after weights were changed in place."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -116,7 +123,9 @@ def read_header(folder: Path, expect: str) -> dict[str, Any]:
         raise WeightsError(f"{folder} is no readable training state ({error})") from error
     if header.get("format") != expect:
         raise WeightsError(f"{folder} is no {expect} but {header.get('format')!r}")
-    if bad := [f"{name} has {found[name]} bytes instead of {size}" for name, size in sizes.items() if found[name] != size]:
+    if bad := [
+        f"{name} has {found[name]} bytes instead of {size}" for name, size in sizes.items() if found[name] != size
+    ]:
         raise WeightsError(f"{folder} is damaged: {'; '.join(bad)}")
     return header
 

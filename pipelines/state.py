@@ -33,9 +33,7 @@ def state_files(run: Path) -> list[Path]:
     return sorted((run / "states").glob("state-*"), reverse=True)
 
 
-def state_tensors(
-    model: nn.Module, optimizer: torch.optim.Optimizer, ema: dict[str, Tensor]
-) -> dict[str, Tensor]:
+def state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, ema: dict[str, Tensor]) -> dict[str, Tensor]:
     """All tensors of a state by name: weights, EMA, and Adam's moments where there are any. Not copies."""
     tensors = {f"model.{k}": t for k, t in model.state_dict().items()} | {f"ema.{k}": t for k, t in ema.items()}
     for name, parameter in trainable(model).items():

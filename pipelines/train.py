@@ -212,6 +212,7 @@ def train(
     fsdp: bool = False,
     reading: Reading = AS_FOUND,
     start: Path | None = None,
+    compiled: bool = False,
 ) -> TrainResult:
     """Run all stages of `recipe` on the shards at `data`, one dataset or several, into the folder `out`.
 
@@ -222,20 +223,21 @@ def train(
     raises ConfigError with the windows it read, unless `skip_nonfinite` allows so many in the whole run.
     Under `torchrun` each process learns from its part of every batch, read from shards of its own; a run may go on
     with another number of processes. `fsdp`: each holds only its part of the weights, averages and moments.
-    `showing`: previews and boards.
+    `compiled`: the blocks by torch.compile, which changes results by rounding. `showing`: previews and boards.
     """
     paths = [data] if isinstance(data, Path) else list(data)
     origin = None if start is None else read_origin(start)
     recipe = begin(recipe, origin)
     with join_team(choose_device(device), fsdp) as team, ExitStack() as held:
         return _train_together(
-            paths, out, recipe, autoencoder, origin, stop_after, skip_nonfinite, reading, showing, team, held
+            paths, out, recipe, autoencoder, origin, stop_after, skip_nonfinite, reading, showing, compiled, team, held
         )
 
 
 def _train_together(
     paths: Sequence[Path], out: Path, recipe: Recipe, autoencoder: Path | None, origin: Origin | None,
-    stop_after: int | None, skip_nonfinite: int, reading: Reading, showing: Showing, team: Team, held: ExitStack,
+    stop_after: int | None, skip_nonfinite: int, reading: Reading, showing: Showing, compiled: bool, team: Team,
+    held: ExitStack,
 ) -> TrainResult:  # fmt: skip
     """See `train`; every process of the team runs this. `held` keeps the folder's lock to the end."""
     began, datasets, place = time.monotonic(), [open_dataset(path) for path in paths], team.device
@@ -249,7 +251,7 @@ def _train_together(
         library = open_library(recipe, datasets, reads, codec, out, place)
     state = newest_state(out)
     index, step = (0, 0) if state is None else (int(state[1]["stage"]), int(state[1]["step"]))
-    learner = make_learner(recipe, index, place, None, team.spread, origin if state is None else None)
+    learner = make_learner(recipe, index, place, None, team.spread, origin if state is None else None, compiled)
     if codec.network is not None:
         learner.model.codec.load_state_dict(codec.network.state_dict())
     if state is not None:
@@ -257,7 +259,7 @@ def _train_together(
         learner.skipped = int(state[1].get("skipped", 0))
     position = 0 if state is None else int(state[1]["position"])
     last = math.inf if stop_after is None else stop_after
-    with stop_on_signal() as signals, _watching(run, library, found, position, showing) as watch:
+    with stop_on_signal() as signals, _watching(run, library, found, position, showing, team.spread) as watch:
         while True:
             with feeding(found[index], library, step, reading.workers) as feed:
                 step = run_stage(run, learner, index, step, feed, last, signals, team, watch)
@@ -265,7 +267,7 @@ def _train_together(
             if step < recipe.stages[index].steps or index + 1 == len(recipe.stages) or stopped:
                 break
             index, step = index + 1, 0
-            learner = make_learner(recipe, index, place, learner, team.spread)
+            learner = make_learner(recipe, index, place, learner, team.spread, compiled=compiled)
     team.wait()  # for what the leader writes
     done = sum(s.steps for s in recipe.stages[:index]) + step
     replaced = sum(team.gather([library.damage.windows]))
@@ -274,11 +276,14 @@ def _train_together(
 
 @contextmanager
 def _watching(
-    run: Run, library: Library, found: Sequence[Order], position: int, showing: Showing
+    run: Run, library: Library, found: Sequence[Order], position: int, showing: Showing, spread: bool
 ) -> Iterator[Watch | None]:
-    """What the leader shows of the run from `position` on; nothing for the other processes of its team."""
+    """What the leader shows of the run from `position` on; the others only help to draw what a spread model sees."""
     if not run.leads:
-        yield None
+        board = open_boards(run.folder, tensorboard=False, wandb=False)
+        yield (
+            Watch(run.folder, run.recipe, library, found, board, showing.preview_every, leads=False) if spread else None
+        )
         return
     metrics.truncate(run.folder / metrics.FILE, position)
     board = open_boards(run.folder, showing.tensorboard, showing.wandb, position)

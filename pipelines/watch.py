@@ -41,7 +41,7 @@ class Showing:
 
 @dataclass
 class Watch:
-    """Previews and boards of one run; only the leader of a team has one."""
+    """Previews and boards of one run. The leader of a team has one; of a spread model all do, and the leader writes."""
 
     folder: Path
     recipe: Recipe
@@ -49,12 +49,14 @@ class Watch:
     orders: Sequence[Order]  # of the stages: which of the datasets each reads
     board: Board
     every: int  # steps; 0: no previews
+    leads: bool = True
 
     def log(self, line: metrics.Metrics) -> None:
         """Append a line to metrics.jsonl and to the boards."""
-        with writing(self.folder / metrics.FILE):
-            metrics.append(self.folder / metrics.FILE, line)
-        self.board.log(line)
+        if self.leads:
+            with writing(self.folder / metrics.FILE):
+                metrics.append(self.folder / metrics.FILE, line)
+            self.board.log(line)
 
     def step(self, learner: Learner, stage: Stage, position: int) -> None:
         """Draw a preview if it is time to; a model without autoencoder has none."""
@@ -73,6 +75,8 @@ class Watch:
         real, generated = sample_preview(
             model, learner.ema, clips, given, recipe.guidance, seed=recipe.seed, encode_text=embed
         )
+        if not self.leads:
+            return
         with writing(self.folder / FILE):
             write_preview(self.folder / FILE, real, generated)
         if real.shape[1] > 1:

@@ -59,7 +59,7 @@ def together(rank: int, port: int, data: Path, encoder: Path, out: Path) -> None
     train.train(data, out / "spread step", masked_stage(), encoder, "cpu", fsdp=True)
     train.train(data, out / "spread whole", short(), encoder, "cpu", fsdp=True)
     for last in (2, 5, 6):
-        train.train(data, out / "spread broken", short(), encoder, "cpu", last, fsdp=True)
+        train.train(data, out / "spread broken", short(), encoder, "cpu", last, showing=train.Showing(2), fsdp=True)
     train.train(data, out / "spread later", short(), encoder, "cpu", 4)
     train.train(data, out / "spread later", short(), encoder, "cpu", fsdp=True)
     calls, errors = iter(range(100)), train.training_errors
@@ -136,11 +136,13 @@ def test_two_processes_resume_bit_for_bit_and_one_can_go_on(runs, autoencoder, t
     assert train.train(data, tmp_path / "one", short(), autoencoder, "cpu").finished
 
 
-def test_a_spread_run_resumes_bit_for_bit(runs):
+def test_a_spread_run_resumes_bit_for_bit_and_previews_change_nothing(runs):
     data, out = runs
     assert sorted(path.name for path in (out / "spread whole" / "states").iterdir())[-1] == "state-000000006"
     whole, broken = (state_of(out / f"spread {name}", short()) for name in ("whole", "broken"))
     assert all(torch.equal(tensor, broken[name]) for name, tensor in whole.items())
+    assert (out / "spread broken" / "preview.png").is_file()
+    assert not (out / "spread whole" / "preview.png").exists()
     averages = [load_checkpoint(out / f"{kind}whole").model.state_dict() for kind in ("", "spread ")]
     for name, tensor in averages[0].items():
         assert torch.allclose(tensor, averages[1][name], rtol=1e-3, atol=1e-4), name  # both in fp16
