@@ -121,7 +121,7 @@ def test_mistakes_have_one_message_and_leave_nothing(checkpoint, tiny_shards, tm
     assert "add --variant" in refused("info", "--gpu", "H100")
     assert "not both" in refused("info", checkpoint, "--variant", "long")
     assert "(0, 1]" in refused("info", "--variant", "long", "--utilisation", 0)
-    assert "trains --preset nano alone" in refused("train", "--preset", "sd3-medium", "--data", tiny_shards)
+    assert "starts from SD3-medium's weights" in refused("train", "--preset", "sd3-medium", "--data", tiny_shards)
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -27,7 +27,7 @@ def calls(monkeypatch):
     """What the commands pass on to training, which does not run."""
     made = []
 
-    def train(data, out, recipe, autoencoder, device, stop_after, skip_nonfinite, showing):
+    def train(data, out, recipe, autoencoder, device, stop_after, skip_nonfinite, showing, **_):
         made.append((data, out, recipe, stop_after))
         return TrainResult(str(out), stop_after, False, 0.0)
 
@@ -276,7 +276,7 @@ def test_train_and_its_views_are_one_run(calls, tmp_path):
     options = ("--data", "somewhere", "--set", "1a.steps=5", "--json")
     for command in (("train",), ("train", "--stage", "1b"), ("pretrain",)):
         assert json.loads(gwm(*command, *options).stdout)["finished"]
-    assert {(str(data), str(out)) for data, out, _, _ in calls} == {("somewhere", "runs/long-nano")}
+    assert {(*map(str, data), str(out)) for data, out, _, _ in calls} == {("somewhere", "runs/long-nano")}
     assert {recipe for _, _, recipe, _ in calls} == {override(NANO_LONG, "1a.steps=5")}
     assert [stop for *_, stop in calls] == [5 + 400 + 400 + 4900, 5 + 400, 5 + 400 + 400]
 
@@ -288,11 +288,19 @@ def test_a_stopped_run_is_not_finished(calls, monkeypatch):
     assert not json.loads(result.stdout)["finished"]
 
 
-def test_what_training_does_not_read_is_refused(calls, tmp_path):
-    assert "does not mix datasets yet" in refused("train", "--data", "a", "--data", "b")
-    assert "--data a, b" in refused("pretrain", "--data", "a,b")
-    assert "2.data: training does not mix" in refused("train", "--data", "a", "--set", "2.data=x:1")
-    assert "--from runs/x: training does not start" in refused("finetune-mview", "--from", "runs/x", "--data", "a")
+def test_several_datasets_are_named_or_found_by_the_stages_names(calls, tmp_path):
+    for given in (("--data", "a", "--data", "b"), ("--data", "a,b")):
+        assert gwm("pretrain", *given).exit_code == 0
+    for name in ("opendv", "nuscenes"):
+        (tmp_path / "data" / "shards" / name).mkdir(parents=True)
+        (tmp_path / "data" / "shards" / name / "dataset.json").write_text("{}")
+    assert gwm("train", "--preset", "sd3-medium").exit_code == 0
+    assert "several datasets" in refused("train")  # whose stages name none
+    found = [[str(path) for path in data] for data, *_ in calls]
+    assert found == [["a", "b"], ["a", "b"], ["data/shards/opendv", "data/shards/nuscenes"]]
+
+
+def test_what_cannot_be_trained_is_refused(calls, tmp_path):
     assert "with --from" in refused("finetune-mview", "--data", "a")
     assert "comes after 1a" in refused("train", "--stage", "1b", "--data", "a")
     assert "no stage 9" in refused("train", "--stage", "9", "--dry-run")
@@ -317,7 +325,7 @@ def test_train_with_no_shards_offers_to_render_the_world(calls, tmp_path, monkey
     monkeypatch.setenv("GWM_DATA", "elsewhere")
     assert gwm("pretrain", "--yes").exit_code == 0
     assert "Render" not in gwm("train").stderr  # now there are shards
-    assert [str(data) for data, *_ in calls] == ["data/shards/world", *["elsewhere/shards/world"] * 2]
+    assert [str(data) for (data,), *_ in calls] == ["data/shards/world", *["elsewhere/shards/world"] * 2]
 
 
 def test_a_stage_at_a_time_ends_like_all_at_once(tiny_shards, autoencoder, tmp_path, monkeypatch):

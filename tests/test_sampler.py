@@ -105,7 +105,7 @@ def test_schedule_runs_from_1_to_0():
     assert (schedule.diff() < 0).all()
     with pytest.raises(ConfigError, match="at least 1, not 0"):
         Sampling(0)
-    with pytest.raises(ConfigError, match="guidance range 0.5 to 1.5"):
+    with pytest.raises(ConfigError, match="guidance range"):
         Sampling(guidance_range=(0.5, 1.5))
     with pytest.raises(ConfigError, match="solver knows euler, ab2, not 'heun'"):
         Sampling(solver="heun")

@@ -19,17 +19,17 @@ from toy_shards import write
 
 from gwm.core import ConfigError
 from gwm.core.ema import ema_decay, update_ema
-from gwm.core.seeds import seeded_generator
 from gwm.pipelines import metrics, train
 from gwm.pipelines.autoencoder import load_autoencoder
 from gwm.pipelines.checkpoint import load_checkpoint
+from gwm.pipelines.datasets import orders
 from gwm.pipelines.latents import encode_dataset
 from gwm.pipelines.recipe import Recipe, learning_rate
 from gwm.pipelines.run import make_learner
+from gwm.pipelines.sources import Batch, Library
 from gwm.pipelines.state import newest_state, restore_state, state_tensors, trainable
 from gwm.pipelines.team import Team, join_team
 from gwm.shards.index import open_dataset
-from gwm.shards.reader import WindowSchedule
 
 STEPS = 10
 CPU = torch.device("cpu")
@@ -102,14 +102,15 @@ def test_ten_steps_of_two_processes_are_those_of_one(run, runs: tuple[Path, Path
     dataset, stage, learner = open_dataset(data), recipe.stages[0], make_learner(recipe, 0, CPU, None)
     load_autoencoder(autoencoder, learner.model.codec)
     latents = encode_dataset(dataset, learner.model.codec, recipe.size, tmp_path, ("front",))
-    schedules = [WindowSchedule(dataset, "train", recipe.seed, rank, 2, 6, ("front",)) for rank in (0, 1)]
+    library = Library((dataset,), (latents,), CPU, None, None)
+    halves = [orders(recipe, [dataset], Team(rank, 2))[0] for rank in (0, 1)]
     for step in range(STEPS):
         parts = []
-        for schedule in schedules:
-            generator = seeded_generator(recipe.seed, 0, 0, step)
-            parts.append(train.Data(latents, schedule, [""] * 4).batch(stage, step, 2, generator))
+        for order in halves:
+            length, generator = order.begin(step)
+            parts.append(library.batch([latents.window(r.row, r.start, length, 1) for r in order.refs(step, length)]))
         z_0, actions = (torch.cat([getattr(part, name) for part in parts]) for name in ("z_0", "actions"))
-        batch = train.Batch(z_0, parts[0].texts + parts[1].texts, actions, [])
+        batch = Batch(z_0, parts[0].texts + parts[1].texts, actions, [])
         for group in learner.optimizer.param_groups:
             group["lr"] = learning_rate(recipe, stage, step)
         train.learn(learner, recipe, replace(stage, accumulate=1), batch, generator, Team())
@@ -137,7 +138,7 @@ def test_two_processes_resume_bit_for_bit_and_one_can_go_on(runs, autoencoder, t
 
 
 def test_a_spread_run_resumes_bit_for_bit_and_previews_change_nothing(runs):
-    data, out = runs
+    out = runs[1]
     assert sorted(path.name for path in (out / "spread whole" / "states").iterdir())[-1] == "state-000000006"
     whole, broken = (state_of(out / f"spread {name}", short()) for name in ("whole", "broken"))
     assert all(torch.equal(tensor, broken[name]) for name, tensor in whole.items())
