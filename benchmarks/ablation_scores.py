@@ -11,7 +11,7 @@ import torch
 from einops import repeat
 from torch import Tensor
 
-from benchmarks.nano import psnr
+from benchmarks.measures import psnr
 from gwm.core.actions import only_modes
 from gwm.core.flow import flow_loss, interpolate, velocity
 from gwm.core.frechet import GaussianStats, frechet_distance

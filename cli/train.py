@@ -228,7 +228,7 @@ def _train(
     data = _find_data([name.strip() for given in shards or () for name in given.split(",")], recipe, yes)
     device, processes, fsdp, compiled = hardware
     if processes > 1 and not inside_torchrun():
-        if launch(processes, sys.argv[1:]):
+        if not launch(processes, sys.argv[1:]):
             raise typer.Exit(1)
         return
     result = run_training(

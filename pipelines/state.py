@@ -1,6 +1,6 @@
 """Training state on disk, so that a resumed run repeats an unbroken one (on a CPU, bit for bit).
 
-A state is a safetensors file, or where the model is spread over processes a folder that each of them writes its part of.
+A state is a safetensors file, or where the model is spread over processes a folder that each of them writes a part of.
 Each kind is read by any number of processes.
 """
 

@@ -52,7 +52,7 @@ def test_the_autoencoder_keeps_the_start_clip(tmp_path):
 def test_a_commanded_turn_turns_the_picture():
     import torch
 
-    from benchmarks.nano import predict, yaw_rates
+    from benchmarks.measures import predict, shown_yaw_rates
     from gwm.pipelines.control import manoeuvre
     from gwm.pipelines.rollout import RolloutSettings
     from gwm.shards.reader import MOTION_AHEAD, read_window
@@ -65,7 +65,7 @@ def test_a_commanded_turn_turns_the_picture():
         motion = manoeuvre(name, 25 + MOTION_AHEAD, float(window.motion.speed[0]))
         with torch.inference_mode():
             frames = predict(checkpoint, window, motion, settings)
-        turned[name] = yaw_rates(frames[2:], window.cameras[0]).mean()  # rad/s, left positive; 0.15 is commanded
+        turned[name] = shown_yaw_rates(frames[2:], window.cameras[0]).mean()  # rad/s, left positive; 0.15 is commanded
     assert turned["turn-left"] > 0.02
     assert turned["turn-right"] < -0.02
 

@@ -148,9 +148,8 @@ def test_the_overlay_is_on_videos_gif_and_sheet(tmp_path):
             for _ in range(3):
                 gallery.add(GREY[None])
         with Image.open(folder / "rollout.gif") as gif:
-            shown[overlay] = [
-                video(folder / "rollout.mp4")[1], np.asarray(gif.convert("RGB")), cv2.imread(str(folder / "contact.png"))[30:, 100:]
-            ]  # fmt: skip
+            sheet = cv2.imread(str(folder / "contact.png"))[30:, 100:]
+            shown[overlay] = [video(folder / "rollout.mp4")[1], np.asarray(gif.convert("RGB")), sheet]
     for plain, drawn in zip(*shown.values(), strict=True):
         bright = [int((image[image.shape[0] // 2 :].min(-1) > 200).sum()) for image in (plain, drawn)]
         assert bright[0] == 0
@@ -192,7 +191,7 @@ def test_a_full_disk_leaves_the_whole_seconds_before_it(tmp_path):
     before, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, before[1]))
     try:
-        with (
+        with (  # noqa: PT012
             pytest.raises(ShardError, match=r"cannot write .*rollout\.mp4: File too large; free some space"),
             Gallery(tmp_path, start(), Motion(), 500, Outputs()) as gallery,
         ):
