@@ -10,8 +10,7 @@ from dataclasses import replace
 import cv2
 import pytest
 import torch
-from conftest import SIZE, TINY, tiny_chunk, tiny_recipe
-from toy_shards import write
+from conftest import SIZE, TINY, tiny_recipe
 
 from gwm.core import ConfigError, WeightsError, actions
 from gwm.core.autoencoder import Autoencoder
@@ -21,7 +20,8 @@ from gwm.core.world_model import draw_mask, draw_step, training_errors, training
 from gwm.pipelines.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
 from gwm.pipelines.latents import encode_dataset
 from gwm.pipelines.meter import LossMeter
-from gwm.pipelines.recipe import Stage, learning_rate, make_recipe
+from gwm.pipelines.preprocess import preprocess
+from gwm.pipelines.recipe import RIG, Stage, learning_rate, make_recipe
 from gwm.pipelines.recipes import NANO_LONG
 from gwm.pipelines.run import make_learner
 from gwm.pipelines.state import newest_state, restore_state, state_files
@@ -29,6 +29,7 @@ from gwm.pipelines.train import draw_drops, train
 from gwm.pipelines.watch import Showing
 from gwm.shards import ShardError, motion, schema
 from gwm.shards.index import open_dataset
+from gwm.shards.sources.world import WorldSource
 
 CPU = torch.device("cpu")
 
@@ -101,56 +102,56 @@ def test_previews_and_boards_show_the_run_and_do_not_change_it(tiny_shards, auto
 
 
 def mview_recipe(steps=2):
-    """All five stages, the last with two views."""
+    """All five stages, the last with six views."""
     plain = tiny_recipe(steps)
-    third = Stage("3", steps, (4,), 2, actions=True, views=2)
-    return replace(plain, variant="mview", stages=(*plain.stages, third), view_names=("front", "back"))
+    third = Stage("3", steps, (4,), 2, actions=True, views=6)
+    return replace(plain, variant="mview", stages=(*plain.stages, third))
 
 
 @pytest.fixture(scope="module")
-def two_views(tmp_path_factory):
-    chunks = [tiny_chunk(i, split="val" if i == 4 else "train") for i in range(5)]
-    backs = [{"front": c.frames["front"], "back": c.frames["front"][::-1]} for c in chunks]
-    chunks = [replace(chunk, frames=frames) for chunk, frames in zip(chunks, backs, strict=True)]
-    return write(tmp_path_factory.mktemp("shards") / "two", chunks)
+def six_cameras(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards") / "world"
+    preprocess(WorldSource(3, 0, 24, SIZE, rig="nuscenes"), folder)
+    return folder
 
 
 @pytest.mark.parametrize("stop", [8, 9])
-def test_six_camera_training_ends_with_its_views_and_resumes(two_views, autoencoder, tmp_path, stop):
+def test_six_camera_training_ends_with_its_views_and_resumes(six_cameras, autoencoder, tmp_path, stop):
     for name, stops in (("whole", (10,)), ("broken", (stop, 10))):
         for last in stops:
-            train(two_views, tmp_path / name, mview_recipe(), autoencoder, "cpu", last)
+            train(six_cameras, tmp_path / name, mview_recipe(), autoencoder, "cpu", last)
     whole, broken = (newest_state(tmp_path / name)[0] for name in ("whole", "broken"))
     assert any(".view" in name for name in whole)
     assert all(torch.equal(tensor, broken[name]) for name, tensor in whole.items())
-    assert load_checkpoint(tmp_path / "whole").model.config.views == 2
+    assert load_checkpoint(tmp_path / "whole").model.config.views == 6
 
 
-def test_view_blocks_enter_without_a_jump(two_views, autoencoder, tmp_path):
+def test_view_blocks_enter_without_a_jump(six_cameras, autoencoder, tmp_path):
     """The same loss before and after stage 3 brings its blocks, after some training, on the same six-camera batch."""
     recipe = mview_recipe(3)
-    result = train(two_views, tmp_path, recipe, autoencoder, "cpu", stop_after=12)
+    result = train(six_cameras, tmp_path, recipe, autoencoder, "cpu", stop_after=12)
     assert result.steps == 12
     state = newest_state(tmp_path)
     before = make_learner(recipe, 3, CPU, None)
     restore_state(state[0], before.model, before.optimizer, before.ema, "")
     after = make_learner(recipe, 4, CPU, before)
-    z_0 = torch.randn(2, 4, 2, TINY.channels, 4, 8)
+    latents = encode_dataset(open_dataset(six_cameras), before.model.codec, SIZE, tmp_path, RIG)
+    z_0 = torch.stack([torch.from_numpy(latents.window(row, 5, 4, 6).values).float() for row in range(2)])
     draw = draw_step(z_0.shape, after.model.config, (0.5, 0.5), seeded_generator(0))
     text, pooled = before.model.encode_text(["day", "night"])
     assert draw.mask is not None
     alone = []
-    for k in range(2):  # a model of one view sees the cameras one by one
+    for k in range(6):  # a model of one view sees the cameras one by one
         ids = (getattr(draw.mask, name)[:, :, k : k + 1] for name in ("ids_keep", "ids_hidden", "ids_restore"))
         one = replace(draw, eps=draw.eps[:, :, k : k + 1], mask=TokenMask(draw.mask.kind, *ids))
         alone.append(training_loss(before.model.dit, z_0[:, :, k : k + 1], text, pooled, None, one).item())
     together = training_loss(after.model.dit, z_0, text, pooled, None, draw).item()
-    assert together == pytest.approx(sum(alone) / 2, abs=1e-6)
+    assert together == pytest.approx(sum(alone) / 6, abs=1e-6)
     assert sum(p.numel() for p in after.model.parameters()) > sum(p.numel() for p in before.model.parameters())
 
 
 def test_shards_without_the_views_are_refused(tiny_shards, autoencoder, tmp_path):
-    with pytest.raises(ShardError, match="no train sample with the views front, back"):
+    with pytest.raises(ShardError, match="no train sample with the views front, front_right"):
         train(tiny_shards, tmp_path / "run", mview_recipe(), autoencoder, "cpu")
     assert not (tmp_path / "run").exists()
 
