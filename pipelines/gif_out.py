@@ -5,13 +5,12 @@ from __future__ import annotations
 import struct
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO
 
 import numpy as np
 from PIL import GifImagePlugin, Image
 
-from gwm.pipelines.video_out import refusal
+from gwm.pipelines.video_out import PictureFile, refusal
 from gwm.shards.files import replacing
 from gwm.shards.images import fit
 from gwm.shards.schema import FRAME_RATE, Images
@@ -26,7 +25,7 @@ class _Dropped(Exception):
     """Leaves `replacing` without a file."""
 
 
-class GifWriter:
+class GifWriter(PictureFile):
     """Writes one endless GIF at 10 frames/s, at most MAX_WIDTH wide, each frame with colours of its own.
 
     The file appears under its name on a clean exit or with `finish`, and not at all after an exception. Raises
@@ -79,15 +78,6 @@ class GifWriter:
     def salvage(self) -> bool:
         """Nothing is kept of a GIF that could not be written to its end."""
         return False
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if error is None:
-                self.finish()
-        finally:
-            self.drop()
 
     def drop(self) -> None:
         """Remove what has not got its name yet."""

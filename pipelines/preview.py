@@ -15,7 +15,7 @@ from gwm.core.actions import only_modes
 from gwm.core.sampler import Conditions, Sampling, guided, sample
 from gwm.core.seeds import seeded_generator
 from gwm.core.world_model import WorldModel
-from gwm.pipelines.rollout import even_frames
+from gwm.pipelines.rollout_out import even_frames
 from gwm.pipelines.sharding import reshard
 from gwm.pipelines.video_out import contact_sheet
 from gwm.shards.schema import Images

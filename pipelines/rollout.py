@@ -22,7 +22,7 @@ from gwm.pipelines.checkpoint import Checkpoint
 from gwm.pipelines.control import held, make_motion
 from gwm.pipelines.latents import action_values
 from gwm.pipelines.progress import Ticker, console
-from gwm.pipelines.rollout_out import Gallery, Outputs, even_frames
+from gwm.pipelines.rollout_out import Gallery, Outputs
 from gwm.pipelines.rollout_state import PROGRESS, check_same, checksum, forget, read_record, unfinished, write_record
 from gwm.pipelines.start import Start, load_start
 from gwm.pipelines.stop import Stop
@@ -31,8 +31,6 @@ from gwm.shards.files import make_folder
 from gwm.shards.motion import window_actions
 from gwm.shards.reader import MOTION_AHEAD
 from gwm.shards.schema import FRAME_RATE, Camera, Motion
-
-__all__ = ["RolloutResult", "RolloutSettings", "even_frames", "generate", "rollout", "rollouts"]
 
 MAX_FRAMES = 6000
 SAMPLE = "sample-{:03d}"  # folder of sample i

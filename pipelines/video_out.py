@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from fractions import Fraction
@@ -30,7 +31,28 @@ FONT, FONT_SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.42
 PAPER, INK = (24, 24, 24), (225, 225, 225)
 
 
-class VideoWriter:
+class PictureFile(ABC):
+    """A file of pictures that gets its name when it is finished; a `with` statement finishes or drops it."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Give the file its name; nothing can be added after it."""
+
+    @abstractmethod
+    def drop(self) -> None:
+        """Remove what has not got its name yet."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self.finish()
+        finally:
+            self.drop()
+
+
+class VideoWriter(PictureFile):
     """Writes one MP4 (H.264, yuv420p, index at the front) frame by frame; use it in a `with` statement.
 
     The file appears under its name on a clean exit or with `finish`, and not at all after an exception, but for what
@@ -71,15 +93,6 @@ class VideoWriter:
         picture.pts, picture.time_base = self.frames, 1 / self.rate
         self._mux(picture)
         self.frames += 1
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if error is None:
-                self.finish()
-        finally:
-            self.drop()
 
     def drop(self) -> None:
         """Remove what has not got its name yet."""

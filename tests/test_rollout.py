@@ -14,7 +14,8 @@ from conftest import SIZE
 from gwm.core import ConfigError
 from gwm.core.world_model import WorldModel
 from gwm.pipelines.checkpoint import Checkpoint, Training
-from gwm.pipelines.rollout import RolloutSettings, even_frames, generate, rollout
+from gwm.pipelines.rollout import RolloutSettings, generate, rollout
+from gwm.pipelines.rollout_out import even_frames
 from gwm.shards import ShardError
 from gwm.shards.schema import Motion
 

@@ -11,9 +11,11 @@ import cv2
 import pytest
 import torch
 from conftest import SIZE, TINY, tiny_recipe
+from torch.nn import Module
 
 from gwm.core import ConfigError, WeightsError, actions
 from gwm.core.autoencoder import Autoencoder
+from gwm.core.dit import Layer
 from gwm.core.mask import TokenMask
 from gwm.core.seeds import seeded_generator
 from gwm.core.world_model import draw_mask, draw_step, training_errors, training_loss
@@ -86,6 +88,18 @@ def test_a_new_stage_does_not_make_the_loss_jump():
         losses.append(training_loss(learner.model.dit, z_0, tokens, pooled, torch.randn(2, 4, 7), draw).item())
     assert losses == [losses[0]] * 4
     assert losses[0] > 0
+
+
+def test_compiling_is_of_every_layer_and_changes_results_by_rounding_alone(
+    tiny_shards, autoencoder, tmp_path, monkeypatch
+):
+    compiled = []
+    monkeypatch.setattr(Layer, "compile", lambda self: (compiled.append(self), Module.compile(self, backend="eager")))
+    for name in (False, True):
+        train(tiny_shards, tmp_path / str(name), tiny_recipe(1), autoencoder, "cpu", compiled=name)
+    assert len(compiled) == 4 * TINY.depth  # in each stage
+    plain, other = (newest_state(tmp_path / name)[0] for name in ("False", "True"))
+    assert all(torch.allclose(tensor, other[name], atol=1e-5) for name, tensor in plain.items() if "model." in name)
 
 
 def test_previews_and_boards_show_the_run_and_do_not_change_it(tiny_shards, autoencoder, tmp_path):
