@@ -37,7 +37,8 @@ from PIL import Image as Pillow
 
 from gwm.pipelines.cuts import transnet_cuts
 from gwm.pipelines.loader import Shape, evaluation_batches
-from gwm.pipelines.preprocess import in_processes, one_thread, preprocess
+from gwm.pipelines.preprocess import preprocess
+from gwm.pipelines.workers import in_processes, one_thread
 from gwm.shards.clips import Cutting
 from gwm.shards.cuts import FindCuts
 from gwm.shards.files import write_json
@@ -201,7 +202,7 @@ def workers(source: Path, folder: Path, rounds: int) -> dict[str, Any]:
     def run(count: int) -> None:
         out = next(new)
         with patch("gwm.shards.plan.SHARD_IMAGES", 200):  # so that there are several jobs for each worker
-            preprocess(VideoSource(many, Cutting(transnet_cuts(), SIZE)), out, run=in_processes(count))
+            preprocess(VideoSource(many, Cutting(transnet_cuts(), SIZE)), out, workers=in_processes(count))
         shutil.rmtree(out)
 
     def one_thread_alone() -> None:

@@ -211,17 +211,18 @@ def _preprocess(
     latents: str | None = None,
     device: str = "auto",
 ) -> None:
-    from gwm.pipelines.preprocess import default_workers, in_processes, on_ray, preprocess
+    from gwm.pipelines.preprocess import preprocess
+    from gwm.pipelines.workers import choose_workers
     from gwm.shards.storage import as_path
 
-    run = in_processes(workers or default_workers()) if ray is None else on_ray(None if ray == "local" else ray)
+    team = choose_workers(workers, ray)
     folder = as_path(out or data_root() / "shards" / source.name)
     encoder = None
     if latents is not None:  # before the images, so that a wrong checkpoint costs no hours
         from gwm.pipelines.latent_shards import load_encoder, write_latents
 
         encoder = load_encoder(latents, device)
-    report = vars(preprocess(source, folder, strict, run))
+    report = vars(preprocess(source, folder, strict, team))
     if encoder is not None:
         report["latents"] = vars(write_latents(folder, encoder))
     if not as_json:

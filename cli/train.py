@@ -263,12 +263,13 @@ def _find_data(named: list[str], recipe: Recipe, yes: bool) -> list[Path]:
     what = f"{WORLD_SCENES} scenes of {WORLD_FRAMES} frames at {width}x{height} into {folder / 'world'}"
     if not (yes or _agrees(f"There are no shards in {folder}. Render a driving world, {what}? It takes minutes.")):
         return [find_shards(None)]
-    from gwm.pipelines.preprocess import default_workers, in_processes, preprocess
+    from gwm.pipelines.preprocess import preprocess
+    from gwm.pipelines.workers import default_workers, in_processes
     from gwm.shards.sources.world import WorldSource
 
     rig = "nuscenes" if any(stage.views > 1 for stage in recipe.stages) else "front"
     source = WorldSource(WORLD_SCENES, 0, WORLD_FRAMES, recipe.size, rig=rig)
-    preprocess(source, folder / "world", run=in_processes(default_workers()))
+    preprocess(source, folder / "world", workers=in_processes(default_workers()))
     return [folder / "world"]
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from gwm.pipelines.autoencoder import train_autoencoder
 from gwm.pipelines.checkpoint import load_checkpoint
-from gwm.pipelines.preprocess import default_workers, in_processes, preprocess
+from gwm.pipelines.preprocess import preprocess
 from gwm.pipelines.progress import console
 from gwm.pipelines.recipe import make_recipe
 from gwm.pipelines.rollout import RolloutSettings, rollout
 from gwm.pipelines.score import score, write_result
 from gwm.pipelines.train import train
+from gwm.pipelines.workers import default_workers, in_processes
 from gwm.shards import ShardError
 from gwm.shards.files import make_folder, replacing, write_json
 from gwm.shards.sources.world import WorldSource
@@ -60,7 +61,7 @@ def run_demo(out: Path, seed: int = 0, device: str = "auto") -> DemoResult:
     shards = folder / "shards"
     if not (shards / "dataset.json").is_file():
         source = WorldSource(SCENES, seed, SCENE_FRAMES, SIZE)
-        preprocess(source, shards, run=in_processes(default_workers()))
+        preprocess(source, shards, workers=in_processes(default_workers()))
     checked = verify(shards)
     if checked.problems:
         raise ShardError(f"{shards} is damaged ({checked.problems[0]}); delete {folder} and run the demo again")

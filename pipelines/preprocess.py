@@ -6,23 +6,16 @@ run again, so killing a run loses only the shards that were being written.
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
-from multiprocessing import get_context
 from typing import Any
 
 from gwm.pipelines.progress import Ticker
+from gwm.pipelines.workers import Workers, in_this_process
 from gwm.shards import ShardError, SourceError
 from gwm.shards.dataset import complete
 from gwm.shards.files import make_folder, remove_temporaries, write_json
@@ -55,7 +48,6 @@ class Report:
 
 
 Task = tuple[Job, Sequence[Item]]
-Run = Callable[[Callable[[Task], Record], Sequence[Task]], Iterator[Record]]
 
 
 def read_items(source: Source, items: Iterable[Item], strict: bool) -> Iterator[Chunk | Skipped]:
@@ -81,12 +73,12 @@ def _do(source: Source, out: AnyPath, strict: bool, task: Task) -> Record:
     return write_job(out, source.name, job, (part for several in (parts, lost) for part in several))
 
 
-def preprocess(source: Source, out: AnyPath, strict: bool = False, run: Run | None = None) -> Report:
+def preprocess(source: Source, out: AnyPath, strict: bool = False, workers: Workers | None = None) -> Report:
     """Write all chunks of `source` as a dataset into the folder `out`, or finish what an earlier run began there.
 
     Shards that are there already are kept, items that the source gained since are added in new shards. Items that
     cannot be read are skipped, counted by cause and named in dataset.json and report.json; `strict` raises
-    SourceError at the first instead. `run` does the jobs, in this process unless given (`in_processes`, `on_ray`);
+    SourceError at the first instead. `workers` do the jobs, this process unless given (`in_processes`, `on_ray`);
     the bytes of the dataset do not depend on it.
     """
     began = time.monotonic()
@@ -111,7 +103,7 @@ def preprocess(source: Source, out: AnyPath, strict: bool = False, run: Run | No
         report = Report(str(out), len(found), new_shards=len(left))
         frames = 0
         with Ticker(source.name, len(jobs), len(records)) as ticker:
-            for record in (run or in_this_process)(partial(_do, source, out, strict), left):
+            for record in (workers or in_this_process)(partial(_do, source, out, strict), left):
                 records[record.job.number] = record
                 frames += _frames(out, record)
                 ticker.advance(note=f"{frames} frames")
@@ -130,147 +122,6 @@ def preprocess(source: Source, out: AnyPath, strict: bool = False, run: Run | No
         with writing(out):
             write_json(out / REPORT_FILE, vars(report))
     return report
-
-
-def in_this_process(do: Callable[[Task], Record], tasks: Sequence[Task]) -> Iterator[Record]:
-    """One job after the other."""
-    yield from map(do, tasks)
-
-
-def in_processes(workers: int) -> Run:
-    """Several at a time, each in a process of its own with one thread."""
-
-    def run(do: Callable[[Task], Record], tasks: Sequence[Task]) -> Iterator[Record]:
-        if workers == 1 or len(tasks) < 2:
-            yield from in_this_process(do, tasks)
-            return
-        fresh = get_context("spawn")  # a forked process inherits the state of threads that it does not have
-        with ProcessPoolExecutor(workers, fresh, initializer=_begin_worker) as pool:
-            waiting = iter(tasks)
-            futures: set[Future[Record]] = {pool.submit(do, task) for task in islice(waiting, 2 * workers)}
-            try:
-                while futures:
-                    done, futures = wait(futures, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        yield future.result()
-                        futures |= {pool.submit(do, task) for task in islice(waiting, 1)}
-            except BrokenProcessPool as error:
-                raise SourceError("a worker process died (out of memory?); try fewer --workers") from error
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
-
-    return run
-
-
-def on_ray(address: str | None) -> Run:
-    """On the Ray cluster at `address` (`None`: one on this machine, which ends with the run), one job for each CPU.
-
-    Its machines read the source and write the shards themselves: both have to be URLs or folders that all of them see.
-    A job whose process or machine dies is run again, up to three times. Where this process is connected to a cluster
-    already, that connection is used and stays. Raises SourceError without the extra "ray", and when it runs, where no
-    cluster answers or a job died every time.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
-    try:
-        import ray
-    except ImportError as error:
-        raise SourceError("--ray needs Ray: pip install 'gwm[ray]'") from error
-
-    def run(do: Callable[[Task], Record], tasks: Sequence[Task]) -> Iterator[Record]:
-        if not tasks:
-            return
-        here = os.getcwd()
-
-        def job(task: Task) -> Record:
-            with suppress(OSError):  # a machine without this folder needs paths that do not begin in it
-                os.chdir(here)
-            one_thread()
-            return do(task)
-
-        with _connected(ray, address):
-            remote = ray.remote(num_cpus=1, max_retries=3)(job)
-            waiting = iter(tasks)
-            futures: list[Any] = []
-            try:
-                while True:
-                    most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))  # a cluster may grow
-                    futures += [remote.remote(task) for task in islice(waiting, max(0, most - len(futures)))]
-                    if not futures:
-                        return
-                    done, futures = ray.wait(futures, num_returns=1)
-                    yield from ray.get(done)
-            except ray.exceptions.RayError as error:
-                cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-                if isinstance(cause, (ray.exceptions.RayError, RuntimeError)):  # a process or its gwm is missing
-                    first, *_ = str(cause).splitlines() or [repr(cause)]
-                    cause = SourceError(f"a job failed on the Ray cluster: {first}")
-                raise cause from error
-            finally:
-                for future in futures:
-                    ray.cancel(future, force=True)
-
-    return run
-
-
-@contextmanager
-def _connected(ray: Any, address: str | None) -> Iterator[None]:
-    """A connection to a Ray cluster, closed at the end; or the one that this process has, which stays."""
-    if ray.is_initialized():
-        yield
-        return
-    try:
-        try:
-            if address is None:
-                with _ctrl_c_later():  # half a cluster could not be ended
-                    ray.init("local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-            else:
-                if address != "auto":
-                    _knock(address)
-                ray.init(address, log_to_driver=False, logging_level="ERROR")
-        except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-            raise SourceError(f"no Ray cluster at {address}: {error}; give HOST:PORT of one, or local") from error
-        yield
-    finally:
-        with _ctrl_c_later():
-            ray.shutdown()
-
-
-@contextmanager
-def _ctrl_c_later() -> Iterator[None]:
-    """Keep KeyboardInterrupt back until the end of the block."""
-    if threading.current_thread() is not threading.main_thread():  # which gets it
-        yield
-        return
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if pressed:
-        raise KeyboardInterrupt
-
-
-def _knock(address: str) -> None:
-    """Raise OSError or ValueError where nothing listens at `address`: Ray itself tries for minutes."""
-    host, colon, port = address.rpartition("://")[2].rpartition(":")
-    if not (host and colon and port.isdecimal() and 0 < int(port) < 1 << 16):
-        raise ValueError("this is not HOST:PORT")
-    socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-
-
-def _begin_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it
-    one_thread()
-
-
-def one_thread() -> None:
-    """Leave the other cores to the other jobs; results do not depend on the number of threads then."""
-    import cv2
-    import torch
-
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
 
 
 def _frames(out: AnyPath, record: Record) -> int:
@@ -311,8 +162,3 @@ def _discard(out: AnyPath, records: Sequence[Record]) -> None:
     for folder in (out / "jobs", out):
         with suppress(OSError):
             folder.rmdir()
-
-
-def default_workers() -> int:
-    """One process for each CPU that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -31,7 +31,7 @@ def test_a_full_disk_keeps_the_finished_shards_and_the_same_command_goes_on(tmp_
     big = waymo_source(tmp_path / "in", size=None)
     write_v1(tmp_path / "in", [frame(i) for i in range(8)], "1_0_000_20_000")
     write_v1(tmp_path / "in", [frame(i, name="2_0_000_20_000") for i in range(60)], "2_0_000_20_000")
-    preprocess(big, tmp_path / "whole", run=lambda do, tasks: map(do, tasks))
+    preprocess(big, tmp_path / "whole", workers=lambda do, tasks: map(do, tasks))
     out = tmp_path / "out"
     read_end, write_end = os.pipe()
     child = os.fork()

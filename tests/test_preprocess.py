@@ -16,7 +16,8 @@ import pytest
 from conftest import tiny_chunk
 from toy_shards import Part
 
-from gwm.pipelines.preprocess import in_processes, preprocess
+from gwm.pipelines.preprocess import preprocess
+from gwm.pipelines.workers import in_processes
 from gwm.shards import ShardError, SourceError, plan
 from gwm.shards.index import open_dataset
 from gwm.shards.lock import locked
@@ -61,7 +62,7 @@ def contents(folder, without=("report.json",)):
 
 def test_bytes_do_not_depend_on_the_number_of_workers(tmp_path):
     preprocess(Toy(), tmp_path / "1")
-    preprocess(Toy(), tmp_path / "2", run=in_processes(2))
+    preprocess(Toy(), tmp_path / "2", workers=in_processes(2))
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
     assert verify(tmp_path / "1").ok
 
@@ -81,7 +82,7 @@ def test_bad_items_are_counted_and_named(tmp_path):
 
 def test_strict_stops_and_keeps_the_shards_before(tmp_path):
     with pytest.raises(SourceError, match="4: cannot be read"):
-        preprocess(Toy(bad=4), tmp_path / "out", strict=True, run=lambda do, tasks: map(do, tasks[2:]))
+        preprocess(Toy(bad=4), tmp_path / "out", strict=True, workers=lambda do, tasks: map(do, tasks[2:]))
     with pytest.raises(SourceError, match="2: half of it is gone"):
         preprocess(Toy(bad=4), tmp_path / "out", strict=True)
     assert set(contents(tmp_path / "out")) == {"toy-000000.tar"}
@@ -119,7 +120,7 @@ def test_a_source_file_that_changed_is_read_anew_and_nothing_else(tmp_path):
 
 
 def test_an_item_that_is_gone_is_reported(tmp_path):
-    preprocess(Toy(), tmp_path, run=lambda do, tasks: map(do, tasks))
+    preprocess(Toy(), tmp_path, workers=lambda do, tasks: map(do, tasks))
     (tmp_path / "toy-000001.tar").unlink()  # so its job runs again, with item 3 gone
     report = preprocess(replace(Toy(), n=3), tmp_path)
     assert {"item": "3", "cause": "no longer in the source", "frames": 0} in report.skipped

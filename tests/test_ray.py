@@ -13,7 +13,8 @@ import pytest
 from conftest import tiny_chunk
 from toy_shards import Part
 
-from gwm.pipelines.preprocess import on_ray, preprocess
+from gwm.pipelines.preprocess import preprocess
+from gwm.pipelines.workers import on_ray
 from gwm.shards import SourceError, plan
 from gwm.shards.schema import Skipped
 from gwm.shards.sources.world import WorldSource
@@ -78,7 +79,7 @@ def contents(folder):
 
 
 def test_bytes_are_those_of_one_process(tmp_path, cluster):
-    one, many = (preprocess(Toy(), tmp_path / name, run=run) for name, run in (("1", None), ("ray", on_ray(cluster))))
+    one, many = (preprocess(Toy(), tmp_path / name, workers=run) for name, run in (("1", None), ("ray", on_ray(cluster))))
     assert contents(tmp_path / "1") == contents(tmp_path / "ray")
     assert len(list((tmp_path / "ray").glob("*.tar"))) == 3
     different = ("out", "seconds", "frames_per_second")
@@ -91,7 +92,7 @@ def test_bytes_are_those_of_one_process(tmp_path, cluster):
 
 def test_a_job_whose_process_dies_runs_again(tmp_path, cluster):
     preprocess(Toy(), tmp_path / "1")
-    preprocess(Toy(death=tmp_path / "death"), tmp_path / "ray", run=on_ray(cluster))
+    preprocess(Toy(death=tmp_path / "death"), tmp_path / "ray", workers=on_ray(cluster))
     assert (tmp_path / "death").exists()
     assert contents(tmp_path / "1") == contents(tmp_path / "ray")  # and no temporary file is left
 
@@ -101,7 +102,7 @@ def test_a_machine_without_the_code_is_one_error(tmp_path, monkeypatch, cluster)
     monkeypatch.syspath_prepend(tmp_path)
     source = importlib.import_module("only_here").Source()
     with pytest.raises(SourceError, match=r"^a job failed on the Ray cluster: .*failed to import.*$"):
-        preprocess(source, tmp_path / "ray", run=on_ray(cluster))
+        preprocess(source, tmp_path / "ray", workers=on_ray(cluster))
 
 
 def test_the_command_connects_to_a_cluster_that_began_in_another_folder(tmp_path, cluster):
@@ -116,7 +117,7 @@ def test_the_command_connects_to_a_cluster_that_began_in_another_folder(tmp_path
 
 def test_strict_stops_with_the_jobs_own_error(tmp_path, cluster):
     with pytest.raises(SourceError, match=r"^(2: half of it is gone|4: cannot be read)$"):
-        preprocess(Toy(bad=4), tmp_path, strict=True, run=on_ray(cluster))
+        preprocess(Toy(bad=4), tmp_path, strict=True, workers=on_ray(cluster))
     assert not (tmp_path / "dataset.json").exists()
 
 
@@ -128,12 +129,12 @@ def test_a_bad_address_is_one_error_at_once(tmp_path, monkeypatch, address, why)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "shutdown", lambda: None)  # the other tests' cluster
     with pytest.raises(SourceError, match=f"no Ray cluster at {address}: .*{why}.*local"):
-        preprocess(Toy(), tmp_path, run=on_ray(address))
+        preprocess(Toy(), tmp_path, workers=on_ray(address))
 
 
 def test_a_run_with_nothing_to_do_needs_no_cluster(tmp_path):
     preprocess(Toy(), tmp_path)
-    assert preprocess(Toy(), tmp_path, run=on_ray("nowhere")).new_shards == 0
+    assert preprocess(Toy(), tmp_path, workers=on_ray("nowhere")).new_shards == 0
 
 
 def processes(session: int) -> list[str]:
