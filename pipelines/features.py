@@ -46,6 +46,7 @@ class FrameFeatures:
     """
 
     name: ClassVar[str] = "efficientnet-lite0-imagenet-1280"
+    sha256: ClassVar[str] = EFFICIENTNET_SHA256
     d: ClassVar[int] = 1280
     device: str = "cpu"
 
@@ -78,6 +79,7 @@ class VideoFeatures:
     """
 
     name: ClassVar[str] = "transnetv2-sddcnn3-256"
+    sha256: ClassVar[str] = TRANSNET_SHA256
     d: ClassVar[int] = 256
     device: str = "cpu"
 

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import chain
 from typing import Any
 
@@ -105,11 +106,11 @@ class Team:
 
 
 @contextmanager
-def join_team(device: torch.device, spread: bool = False) -> Iterator[Team]:
+def join_team(device: torch.device, spread: bool = False, patience: timedelta | None = None) -> Iterator[Team]:
     """The team that `torchrun` started this process in, or this process alone.
 
-    On a machine with several GPUs each process takes its own, unless `device` names one. ConfigError where one process
-    is to spread its model.
+    On a machine with several GPUs each process takes its own, unless `device` names one. patience: how long they wait
+    for each other, torch's own where None. ConfigError where one process is to spread its model.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if device.type == "cuda" and device.index is None:
@@ -123,7 +124,7 @@ def join_team(device: torch.device, spread: bool = False) -> Iterator[Team]:
             raise ConfigError("--fsdp spreads a model over processes, and this is one: start several with --nproc")
         yield Team(device=device)
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
     try:
         yield Team(dist.get_rank(), size, device, spread)
     finally:

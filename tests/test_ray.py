@@ -79,7 +79,8 @@ def contents(folder):
 
 
 def test_bytes_are_those_of_one_process(tmp_path, cluster):
-    one, many = (preprocess(Toy(), tmp_path / name, workers=run) for name, run in (("1", None), ("ray", on_ray(cluster))))
+    teams = {"1": None, "ray": on_ray(cluster)}
+    one, many = (preprocess(Toy(), tmp_path / name, workers=team) for name, team in teams.items())
     assert contents(tmp_path / "1") == contents(tmp_path / "ray")
     assert len(list((tmp_path / "ray").glob("*.tar"))) == 3
     different = ("out", "seconds", "frames_per_second")

@@ -1,0 +1,179 @@
+"""The scores of an evaluation, computed from its stored features alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gwm.core import ConfigError
+from gwm.core.frechet import GaussianStats, frechet_distance
+from gwm.core.kernel_distance import kernel_distance
+from gwm.pipelines.feature_file import Features, Origin, Scored, read_features, read_origin
+from gwm.shards.schema import Floats
+
+BLOCK = 1024  # frames that enter the statistics together
+KERNEL_FRAMES = 10_000  # most frames of a side that the kernel distance draws from
+RESAMPLES = 100  # of the drives, for the standard error of the clip distance
+DIGITS = 10  # significant ones that are kept: rounding below them depends on the machine
+STANDARD = {
+    "frames": "fid", "predicted": "fid_without_condition", "kernel": "kid", "kernel_se": "kid_se", "clips": "fvd",
+    "clips_se": "fvd_se", "clips_interval": "fvd_interval",
+}  # fmt: skip
+LITE = {
+    "frames": "frame_frechet", "predicted": "frame_frechet_without_condition", "kernel": "frame_kernel",
+    "kernel_se": "frame_kernel_se", "clips": "video_frechet", "clips_se": "video_frechet_se",
+    "clips_interval": "video_frechet_interval",
+}  # fmt: skip
+
+Value = float | int | list[float] | None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Scores by horizon, and what their reader has to know."""
+
+    origin: Origin
+    rows: tuple[dict[str, Value], ...]  # one for each horizon, in order
+    warnings: tuple[str, ...]
+
+
+class _Side:
+    """Statistics of the frames of one side, fed in blocks."""
+
+    def __init__(self) -> None:
+        self.stats: GaussianStats | None = None
+        self._waiting: list[Features] = []
+        self._held = 0
+
+    def add(self, features: Features) -> None:
+        self._waiting.append(features)
+        self._held += len(features)
+        if self._held >= BLOCK:
+            self._enter()
+
+    def done(self) -> GaussianStats:
+        self._enter()
+        assert self.stats is not None
+        return self.stats
+
+    def _enter(self) -> None:
+        if self._waiting:
+            block = np.concatenate(self._waiting)
+            self.stats = GaussianStats.of(block) if self.stats is None else self.stats.update(block)
+            self._waiting, self._held = [], 0
+
+
+class _Reservoir:
+    """A uniform sample of pairs of frames, real and generated, in one pass (Vitter 1985), repeatable."""
+
+    def __init__(self) -> None:
+        self.pairs: list[tuple[Features, Features]] = []
+        self._seen = 0
+        self._draw = np.random.default_rng(0)
+
+    def add(self, real: Features, generated: Features) -> None:
+        for pair in zip(real, generated, strict=True):
+            if self._seen < KERNEL_FRAMES:
+                self.pairs.append(pair)
+            elif (place := int(self._draw.integers(self._seen + 1))) < KERNEL_FRAMES:
+                self.pairs[place] = pair
+            self._seen += 1
+
+    def sides(self) -> tuple[Features, Features]:
+        real, generated = zip(*self.pairs, strict=True)
+        return np.stack(real), np.stack(generated)
+
+
+class _Horizon:
+    """What is gathered of one horizon; pairs are real and generated."""
+
+    def __init__(self) -> None:
+        self.frames, self.predicted = (_Side(), _Side()), (_Side(), _Side())
+        self.sample = _Reservoir()
+        self.clips: tuple[list[Features], list[Features]] = ([], [])
+        self.drives: list[int] = []  # of each clip
+        self.fidelity: dict[str, list[Floats]] = {"psnr": [], "ssim": [], "lpips": []}
+
+    def add(self, row: Scored, condition_frames: int) -> None:
+        predicted = np.asarray(row.segment.counted) >= condition_frames
+        for i, features in enumerate((row.real_frames, row.generated_frames)):
+            self.frames[i].add(features)
+            self.predicted[i].add(features[predicted])
+        self.sample.add(row.real_frames, row.generated_frames)
+        self.clips[0].append(row.real_clip)
+        self.clips[1].append(row.generated_clip)
+        self.drives.append(row.number)
+        for name, values in self.fidelity.items():
+            values.append(getattr(row, name))
+
+
+def compute_figures(path: Path) -> Figures:
+    """All scores from the feature file at `path`, the same digits whenever. ConfigError for too few clips.
+
+    Memory grows with the number of clips, 3 kB each, not with that of frames.
+    """
+    origin = read_origin(path)
+    horizons: dict[float, _Horizon] = {}
+    for row in read_features(path):
+        horizons.setdefault(row.segment.horizon, _Horizon()).add(row, origin.condition_frames)
+    if not horizons:
+        raise ConfigError(f"{path} holds no clips; run the evaluation again")
+    rows: list[dict[str, Value]] = []
+    warnings: dict[str, None] = {}  # each once, though several horizons may give it
+    for horizon, gathered in sorted(horizons.items()):
+        values, said = _score(gathered, STANDARD if origin.features.standard else LITE)
+        rows.append({"horizon_s": horizon, **{name: _rounded(value) for name, value in values.items()}})
+        warnings |= dict.fromkeys(said)
+    return Figures(origin, tuple(rows), tuple(warnings))
+
+
+def _score(gathered: _Horizon, names: dict[str, str]) -> tuple[dict[str, Value], list[str]]:
+    """The scores of one horizon by name, and what to know about them."""
+    frames, predicted = ([side.done() for side in pair] for pair in (gathered.frames, gathered.predicted))
+    real, generated = (np.stack(side) for side in gathered.clips)
+    if len(real) < 2:
+        raise ConfigError(f"{len(real)} clip cannot be scored, at least 2 are needed; raise --limit or give more data")
+    distance, error = clip_distance(real, generated, gathered.drives)
+    kernel, kernel_error = kernel_distance(*gathered.sample.sides())
+    values: dict[str, Value] = {"n_frames": frames[0].n, "n_clips": len(real)}
+    scores: dict[str, Value] = {
+        "frames": frechet_distance(frames[0], frames[1]),
+        "predicted": frechet_distance(predicted[0], predicted[1]),
+        "kernel": kernel, "kernel_se": kernel_error,
+        "clips": distance, "clips_se": error, "clips_interval": [distance - 1.96 * error, distance + 1.96 * error],
+    }  # fmt: skip
+    values |= {names[name]: value for name, value in scores.items()}
+    for name, parts in gathered.fidelity.items():
+        together = np.concatenate(parts)
+        values[name] = float(together.mean()) if len(together) else None
+    warnings = [
+        f"{names[name]} is biased upward: {n} {unit} for {d} feature dimensions; compare it only with scores of as many"
+        for name, n, d, unit in (
+            ("frames", frames[0].n, len(frames[0].mean), "frames"), ("clips", len(real), real.shape[1], "clips"),
+        ) if n <= d
+    ]  # fmt: skip
+    return values, warnings
+
+
+def clip_distance(real: Features, generated: Features, drives: list[int]) -> tuple[float, float]:
+    """Fréchet distance of clips (N, d) and its standard error by bootstrap over the drives that they belong to.
+
+    The error tells how far another draw of as many drives may lie away, not the upward bias of few clips.
+    """
+    distance = frechet_distance(GaussianStats.of(real), GaussianStats.of(generated))
+    names = np.unique(drives)
+    places = [np.flatnonzero(np.asarray(drives) == name) for name in names]
+    draw = np.random.default_rng(0)
+    again = []
+    for _ in range(RESAMPLES):
+        chosen = np.concatenate([places[i] for i in draw.integers(len(names), size=len(names))])
+        again.append(frechet_distance(GaussianStats.of(real[chosen]), GaussianStats.of(generated[chosen])))
+    return distance, float(np.std(again, ddof=1))
+
+
+def _rounded(value: Value) -> Value:
+    if isinstance(value, list):
+        return [float(f"{x:.{DIGITS}g}") for x in value]
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value

@@ -1,0 +1,296 @@
+"""Evaluation: whole on the official formats with the embedded model, and its faults with a tiny one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, tiny_chunk, tiny_recipe
+from toy_shards import write
+from typer.testing import CliRunner
+
+from gwm.cli.main import app
+from gwm.core import ConfigError
+from gwm.core.sampler import Sampling
+from gwm.core.world_model import WorldModel
+from gwm.pipelines import eval_clip, evaluate, feature_choice
+from gwm.pipelines.checkpoint import Training, save_checkpoint
+from gwm.pipelines.evaluate import Wanted
+from gwm.pipelines.feature_choice import FeatureChoice
+from gwm.pipelines.feature_file import Features, read_features
+from gwm.pipelines.figures import compute_figures
+from gwm.pipelines.protocols import LONG_HORIZON, ZERO_SHOT
+from gwm.shards import ShardError
+from gwm.shards.index import DATASET_FILE, open_dataset
+from gwm.shards.schema import Images
+from gwm.shards.video import probe
+
+LITE = FeatureChoice(kind="lite")
+FEW = Sampling(steps=2, guidance=2.0)
+
+
+class Colours:
+    """Features quick to compute: mean and spread of the three colours."""
+
+    name: ClassVar[str] = "colours-6"
+    sha256: ClassVar[str] = "0" * 64
+    d: ClassVar[int] = 6
+
+    def __init__(self, device: str) -> None:
+        pass
+
+    def __call__(self, images: Images) -> Features:
+        pixels = images.reshape(len(images), -1, 3).astype(np.float32)
+        return np.concatenate([pixels.mean(1), pixels.std(1)], axis=1)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Colours for the networks, where the test is about the bookkeeping around them."""
+    monkeypatch.setattr(feature_choice, "FrameFeatures", Colours)
+    monkeypatch.setattr(feature_choice, "VideoFeatures", Colours)
+    eval_clip.load_tools.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six samples of 30 frames for validation that pass for Waymo."""
+    out = write(tmp_path_factory.mktemp("evaluate") / "shards", [tiny_chunk(i, split="val") for i in range(6)])
+    file = out / DATASET_FILE
+    file.write_text(json.dumps({**json.loads(file.read_text()), "source": "waymo"}))
+    return out
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A function that gives the checkpoint of a tiny model with what is said of its training."""
+
+    @cache
+    def make(*data: str) -> Path:
+        torch.manual_seed(0)
+        weights = WorldModel(TINY).state_dict()
+        path = tmp_path_factory.mktemp("model") / "model.safetensors"
+        save_checkpoint(path, TINY, weights, Training(tiny_recipe().size, 6, data=data))
+        return path
+
+    return make
+
+
+def wanted(shards: Path, checkpoint: Path, **changes: Any) -> Wanted:
+    return Wanted("waymo", shards, LITE, checkpoint, sampling=FEW, **changes)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two results say the same, but for how long it took."""
+    return all(a[name] == b[name] for name in a.keys() | b.keys() if name != "seconds")
+
+
+def gwm(*arguments: object) -> Any:
+    done = CliRunner().invoke(app, [str(x) for x in arguments])
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def test_waymo_as_typed_with_the_embedded_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the official format to the report, in two processes and in one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GWM_DATA", str(tmp_path / "data"))
+    eval_clip.load_tools.cache_clear()
+    missing = CliRunner().invoke(app, ["eval", "waymo", "--zero-shot"])
+    assert missing.exit_code == 1
+    assert "gwm world" in missing.output
+    gwm("world", "data/waymo", "--as", "waymo", "--scenes", 5, "--frames", 52, "--size", "96x64", "--json")
+    gwm("preprocess", "waymo", "--views", "front", "--size", "128x64", "--workers", 1, "--json")
+    plain = ("eval", "waymo", "--zero-shot", "--steps", 2, "--json")
+    one, two = (gwm(*plain, "-o", f"out{n}", "--workers", n) for n in (1, 2))
+    assert one["data"]["clips"] == 2
+    assert one["partial"]
+    assert any("2 of the protocol's 600 clips" in line for line in one["warnings"])
+    assert one["figures"] == two["figures"]  # to the last digit
+    assert one["examples"] == two["examples"]
+    row = one["figures"][0]
+    assert row["n_frames"] == 50
+    assert row["frame_frechet"] > 20  # two steps are not the truth
+    assert "fid" not in row
+    for example in one["examples"]:
+        video = probe(tmp_path / "out1" / example["video"])
+        assert video.width == 512
+        assert video.height == 2 * 256
+    page = gwm("report", "out1", "out2", "-o", "page", "--json")
+    assert page["results"] == 2
+    assert page["videos"] == 4
+    again = gwm("score", "--from-features", "out1/features.parquet", "--json")
+    assert again["figures"] == one["figures"]
+
+
+@pytest.mark.parametrize("kind", ["nuscenes", "opendv"])
+def test_nuscenes_and_opendv_with_the_embedded_model(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GWM_DATA", str(tmp_path / "data"))
+    frames = {"nuscenes": 34, "opendv": 252}[kind]
+    gwm("world", f"data/{kind}", "--as", kind, "--scenes", 5, "--frames", frames, "--size", "96x54", "--json")
+    more: tuple[object, ...] = ("--frames", 300)
+    if kind == "nuscenes":
+        gwm("preprocess", kind, "--split", "val", "--export-vista", "clips.json", "--json")
+        more = ("--annotations", "clips.json")
+    gwm("preprocess", kind, "--split", "val", *more, "--workers", 1, "--size", "128x64", "--json")
+    result = gwm("eval", kind, "--steps", 1, "--limit", 2, "--workers", 1, "-o", "out", "--json")
+    assert result["limit"] == result["data"]["clips"] == 2
+    assert result["actions"] is (kind == "nuscenes")
+    horizons = {"nuscenes": [2.5], "opendv": [2.5, 5.0, 7.5, 10.0, 12.5]}[kind]
+    assert [row["horizon_s"] for row in result["figures"]] == horizons
+    assert all(row["n_frames"] == 50 for row in result["figures"])
+
+
+def test_a_stopped_evaluation_ends_as_an_unbroken_one(
+    shards: Path, model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    whole = evaluate.evaluate(wanted(shards, model()), tmp_path / "whole", "cpu")
+    done = []
+    real = eval_clip.do_clip
+
+    def stop_at_the_third(plan: Any, clip: Any) -> int:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(clip.number)
+        return real(plan, clip)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "do_clip", stop_at_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate.evaluate(wanted(shards, model()), tmp_path / "stopped", "cpu")
+    (tmp_path / "stopped/clips/.000002.parquet.1.tmp.parquet").write_bytes(b"half")  # of a killed process
+    finished = len(list((tmp_path / "stopped/clips").glob("0*.parquet")))
+    assert finished == 2
+    monkeypatch.setattr(evaluate, "do_clip", lambda plan, clip: done.append(clip.number) or real(plan, clip))
+    resumed = evaluate.evaluate(wanted(shards, model()), tmp_path / "stopped", "cpu")
+    assert sorted(done) == list(range(6))  # none twice
+    assert whole is not None
+    assert same(whole, resumed)
+    files = [(tmp_path / name / "features.parquet").read_bytes() for name in ("whole", "stopped")]
+    assert files[0] == files[1]
+    assert not (tmp_path / "stopped/clips").exists()
+    monkeypatch.setattr(evaluate, "do_clip", None)  # of a finished one nothing is done again
+    assert evaluate.evaluate(wanted(shards, model()), tmp_path / "stopped", "cpu") == resumed
+
+
+def test_two_processes_of_torchrun_give_the_figures_of_one(
+    shards: Path, model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["eval", "waymo", "--data", shards, "--checkpoint", model(), "--steps", "2", "--limit", "4", "--json"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "gwm.cli.main"]
+    done = subprocess.run(
+        [str(x) for x in [*command, *arguments, "-o", tmp_path / "two"]],
+        capture_output=True, text=True, check=False, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    eval_clip.load_tools.cache_clear()
+    one = gwm(*arguments, "--workers", 1, "-o", tmp_path / "one")
+    assert json.loads(done.stdout)["figures"] == one["figures"]
+
+
+def test_seeds_and_clips_decide_what_is_drawn(
+    shards: Path, model: Callable[..., Path], tmp_path: Path, quick: None
+) -> None:
+    """A clip's features are the same whichever others are drawn; another seed gives others, of the same truth."""
+    every, few, other = (
+        evaluate.evaluate(wanted(shards, model(), **more), tmp_path / str(i), "cpu") and
+        {row.key: row for row in read_features(tmp_path / str(i) / "features.parquet")}
+        for i, more in enumerate(({}, {"limit": 2}, {"seed": 1}))
+    )  # fmt: skip
+    assert len(few) == 2
+    for key, row in few.items():
+        assert np.array_equal(row.generated_frames, every[key].generated_frames)
+        assert not np.array_equal(row.generated_frames, other[key].generated_frames)
+        assert np.array_equal(row.real_frames, other[key].real_frames)
+
+
+def test_a_damaged_clip_is_named_and_refused(
+    shards: Path, model: Callable[..., Path], tmp_path: Path, quick: None
+) -> None:
+    """Then scored without, where that is allowed; the other clips are not drawn again."""
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(shards, broken)
+    row = open_dataset(broken).row(2)
+    with (broken / row.shard).open("r+b") as file:
+        file.seek(int(row.frame_offsets[3]))
+        file.write(bytes(64))
+    with pytest.raises(ShardError, match=r"1 of 6 clips cannot be read \(tiny-002@0: .*--allow-missing"):
+        evaluate.evaluate(wanted(broken, model()), tmp_path / "out", "cpu")
+    assert not (tmp_path / "out/result.json").exists()
+    result = evaluate.evaluate(wanted(broken, model(), allow_missing=True), tmp_path / "out", "cpu")
+    assert result is not None
+    assert [loss["key"] for loss in result["missing"]] == ["tiny-002@0"]
+    assert result["figures"][0]["n_clips"] == 5
+    numbers = [row.number for row in read_features(tmp_path / "out/features.parquet")]
+    assert numbers == [0, 1, 3, 4, 5]
+
+
+def test_what_an_evaluation_refuses(shards: Path, model: Callable[..., Path], tmp_path: Path, quick: None) -> None:
+    def refuse(words: str, error: type[Exception] = ConfigError, **changes: Any) -> None:
+        values = {"checkpoint": model(), **changes}
+        with pytest.raises(error, match=words):
+            evaluate.evaluate(wanted(shards, **values), tmp_path / "refused", "cpu")
+        assert not (tmp_path / "refused").exists()
+
+    seen = model("waymo shards sha256:00", "world towns sha256:01")
+    refuse(r"--zero-shot: .* was trained on waymo \(waymo shards", checkpoint=seen, zero_shot=True)
+    refuse("--limit 1: at least 2", limit=1)
+    refuse("--protocol vista: waymo has zero-shot", protocol="vista")
+    with pytest.raises(ConfigError, match=r"drivewm has 6 views, .* has learned 1; give a checkpoint of --variant mv"):
+        evaluate.evaluate(
+            replace(wanted(shards, model()), dataset="nuscenes", protocol="drivewm"), tmp_path / "refused", "cpu"
+        )
+    with pytest.raises(ConfigError, match="for --features standard"):
+        evaluate.evaluate(
+            replace(wanted(shards, model()), features=FeatureChoice(kind="lite", resize="clean")), tmp_path / "r", "cpu"
+        )
+    known = evaluate.evaluate(wanted(shards, seen, limit=2), tmp_path / "out", "cpu")
+    assert known is not None
+    assert known["checkpoint"]["training_data"] == ["waymo shards sha256:00", "world towns sha256:01"]
+    assert known["zero_shot"] is False
+    with pytest.raises(ConfigError, match=r"holds another evaluation \(.*sampling.* differ\)"):
+        evaluate.evaluate(wanted(shards, seen, limit=2, seed=3), tmp_path / "out", "cpu")
+
+
+def test_kept_videos_and_a_full_disk(
+    shards: Path, model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    real = eval_clip.write_features
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(eval_clip, "write_features", full)
+        with pytest.raises(ShardError, match="No space left on device; free some space, and the same command goes on"):
+            evaluate.evaluate(wanted(shards, model(), limit=2, keep_videos=True), tmp_path, "cpu")
+    assert eval_clip.write_features is real
+    evaluate.evaluate(wanted(shards, model(), limit=2, keep_videos=True), tmp_path, "cpu")
+    videos = sorted((tmp_path / "videos").iterdir())
+    assert [video.name for video in videos] == ["000001.mp4", "000004.mp4"]
+    assert all(probe(video).duration == pytest.approx(2.5, abs=0.11) for video in videos)
+
+
+def test_figures_come_from_the_features_alone(
+    shards: Path, model: Callable[..., Path], tmp_path: Path, quick: None
+) -> None:
+    result = evaluate.evaluate(wanted(shards, model()), tmp_path, "cpu")
+    assert result is not None
+    assert result["protocol"] == json.loads(json.dumps(asdict(ZERO_SHOT)))
+    assert list(compute_figures(tmp_path / "features.parquet").rows) == result["figures"]
+    assert LONG_HORIZON.version == ZERO_SHOT.version == 1
