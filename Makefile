@@ -9,7 +9,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,oracles,ray]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt \
-		waymo-open-dataset-tf-2-12-0 nuscenes-devkit
+		waymo-open-dataset-tf-2-12-0 nuscenes-devkit pytorch-fid
 	touch $@
 
 demo: $(VENV)/installed

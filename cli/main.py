@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from gwm import GwmError, __version__
-from gwm.cli import data, evaluate, report, rollout, runs, train, weights, world
+from gwm.cli import data, evaluate, report, rollout, runs, score, train, weights, world
 from gwm.cli.run import Device, Json, Out, Seed, command, find_shards, new_folder, parse_size, show
 
 app = typer.Typer(
@@ -73,31 +73,6 @@ def autoencoder(
     show("autoencoder", asdict(result), as_json)
 
 
-@command(app, "score")
-def score(
-    real: Annotated[Path, typer.Argument(help="Videos (a folder or one file) or a folder of shards.")],
-    generated: Annotated[Path, typer.Argument(help="The same kinds.")],
-    clip_frames: Annotated[int, typer.Option("--clip-frames", help="Frames of a clip for the video distance.")] = 25,
-    size: Annotated[
-        str | None, typer.Option("--size", help="Bring both to WIDTHxHEIGHT; the smaller of the two if absent.")
-    ] = None,
-    out: Out = None,
-    device: Device = "auto",
-    as_json: Json = False,
-) -> None:
-    """Fréchet distances of frames and of clips between two sets of video, with the features' names."""
-    from gwm.pipelines.score import score as run_score
-    from gwm.pipelines.score import write_result
-    from gwm.shards.files import make_folder
-
-    if out is not None:
-        make_folder(out)
-    result = run_score(real, generated, clip_frames, device, parse_size(size) if size else None)
-    if out is not None:
-        write_result(out / "scores.json", result)
-    show("scores", asdict(result), as_json)
-
-
 @command(app, "info")
 def info(
     checkpoint: Annotated[Path | None, typer.Argument(help="A checkpoint or run; the embedded one if absent.")] = None,
@@ -127,6 +102,7 @@ def info(
 
 command(app, "rollout")(rollout.rollout)
 command(app, "eval")(evaluate.evaluate)
+command(app, "score")(score.score)
 command(app, "report")(report.report)
 command(app, "train")(train.train)
 command(app, "pretrain")(train.pretrain)

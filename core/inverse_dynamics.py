@@ -51,3 +51,30 @@ def motion_loss(estimated: Tensor, true: Tensor) -> Tensor:
     """Huber loss of motions (… 2), speed and yaw rate in units of their scales."""
     scale = estimated.new_tensor([SPEED_SCALE, YAW_RATE_SCALE])
     return F.smooth_l1_loss(estimated / scale, true / scale, beta=BETA)
+
+
+def integrate(motion: Floats) -> Floats:
+    """Positions (T, 2) m, x forward and y left of the first frame's vehicle, after motions (T-1, 2). Midpoint rule."""
+    speed, turned = motion[:, 0], np.cumsum(motion[:, 1]) * STEP
+    heading = turned - motion[:, 1] * STEP / 2
+    steps = speed[:, None] * STEP * np.stack([np.cos(heading), np.sin(heading)], axis=1)
+    return np.concatenate([np.zeros((1, 2)), np.cumsum(steps, axis=0)])
+
+
+def motion_between(poses: Floats) -> Floats:
+    """Motions (T-1, 2) of poses (T, 4, 4), vehicle -> world: the chord of every step, and by how much it turned.
+
+    Exact for steps along a circle, apart from the chord, which is shorter than its arc by 1 / 24 of the angle squared.
+    """
+    step = np.linalg.inv(poses[:-1]) @ poses[1:]
+    ahead, left = step[:, 0, 3], step[:, 1, 3]
+    turned = np.arctan2(step[:, 1, 0], step[:, 0, 0])
+    return np.stack([np.copysign(np.hypot(ahead, left), ahead), turned], axis=1) / STEP
+
+
+def waypoint_distances(estimated: Floats, true: Floats) -> Floats:
+    """Distances (W,) m between two drives of motions (T-1, 2) at waypoints 0.5 s apart, from the same first frame."""
+    assert estimated.shape == true.shape, (estimated.shape, true.shape)
+    apart = np.linalg.norm(integrate(estimated) - integrate(true), axis=1)
+    found: Floats = apart[WAYPOINT_STEPS::WAYPOINT_STEPS]
+    return found

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gwm.pipelines.autoencoder import train_autoencoder
 from gwm.pipelines.checkpoint import load_checkpoint
+from gwm.pipelines.feature_choice import FeatureChoice
 from gwm.pipelines.preprocess import preprocess
 from gwm.pipelines.progress import console
 from gwm.pipelines.recipe import make_recipe
@@ -81,12 +82,12 @@ def run_demo(out: Path, seed: int = 0, device: str = "auto") -> DemoResult:
     generated = rollout(checkpoint, folder, settings, shards)
     done("rollout")
     console.rule("5/5  scores")
-    scores = score(shards, folder / "rollout.mp4", device=device)
+    scores = score(shards, folder / "rollout.mp4", FeatureChoice(kind="lite"), device=device)
     write_result(folder / "scores.json", scores)
     done("scores")
     result = DemoResult(
-        str(folder), checked.frames, encoder.psnr, training.steps, generated.frames, scores.frame_frechet,
-        scores.video_frechet, scores.frame_features, scores.video_features, seconds,
+        str(folder), checked.frames, encoder.psnr, training.steps, generated.frames, scores.scores["frame_frechet"],
+        scores.scores["video_frechet"], scores.features.frames, scores.features.clips, seconds,
     )  # fmt: skip
     with replacing(folder / "summary.txt") as temporary:
         temporary.write_text(summary(result))

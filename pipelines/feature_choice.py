@@ -82,8 +82,7 @@ class FeatureChoice:
     def load(self, device: str) -> Networks:
         """The networks. WeightsError where a file is absent or damaged."""
         assert self.kind != "auto", "settle it first"
-        found = all((self.store / known.file).is_file() for known in (ALEXNET, LPIPS))
-        lpips = Lpips(self.store, device) if found else None
+        lpips = load_lpips(self.store, device)
         if self.kind == "lite":
             return Networks(False, FrameFeatures(device), VideoFeatures(device), lpips)
         return Networks(
@@ -92,3 +91,9 @@ class FeatureChoice:
             I3DFeatures(self.store, self.form, self.fit, device),
             lpips,
         )
+
+
+def load_lpips(store: Path, device: str) -> Lpips | None:
+    """LPIPS, where its weight files are in the folder `store`."""
+    found = all((store / known.file).is_file() for known in (ALEXNET, LPIPS))
+    return Lpips(store, device) if found else None

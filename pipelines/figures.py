@@ -11,10 +11,9 @@ from gwm.core import ConfigError
 from gwm.core.frechet import GaussianStats, frechet_distance
 from gwm.core.kernel_distance import kernel_distance
 from gwm.pipelines.feature_file import Features, Origin, Scored, read_features, read_origin
+from gwm.pipelines.gathering import Sample, Statistics
 from gwm.shards.schema import Floats
 
-BLOCK = 1024  # frames that enter the statistics together
-KERNEL_FRAMES = 10_000  # most frames of a side that the kernel distance draws from
 RESAMPLES = 100  # of the drives, for the standard error of the clip distance
 DIGITS = 10  # significant ones that are kept: rounding below them depends on the machine
 STANDARD = {
@@ -27,7 +26,13 @@ LITE = {
     "clips_interval": "video_frechet_interval",
 }  # fmt: skip
 
+
 Value = float | int | list[float] | None
+
+
+def names_of(standard: bool) -> dict[str, str]:
+    """What the scores are called: FID, KID and FVD are those by their standard networks alone."""
+    return STANDARD if standard else LITE
 
 
 @dataclass(frozen=True)
@@ -39,59 +44,12 @@ class Figures:
     warnings: tuple[str, ...]
 
 
-class _Side:
-    """Statistics of the frames of one side, fed in blocks."""
-
-    def __init__(self) -> None:
-        self.stats: GaussianStats | None = None
-        self._waiting: list[Features] = []
-        self._held = 0
-
-    def add(self, features: Features) -> None:
-        self._waiting.append(features)
-        self._held += len(features)
-        if self._held >= BLOCK:
-            self._enter()
-
-    def done(self) -> GaussianStats:
-        self._enter()
-        assert self.stats is not None
-        return self.stats
-
-    def _enter(self) -> None:
-        if self._waiting:
-            block = np.concatenate(self._waiting)
-            self.stats = GaussianStats.of(block) if self.stats is None else self.stats.update(block)
-            self._waiting, self._held = [], 0
-
-
-class _Reservoir:
-    """A uniform sample of pairs of frames, real and generated, in one pass (Vitter 1985), repeatable."""
-
-    def __init__(self) -> None:
-        self.pairs: list[tuple[Features, Features]] = []
-        self._seen = 0
-        self._draw = np.random.default_rng(0)
-
-    def add(self, real: Features, generated: Features) -> None:
-        for pair in zip(real, generated, strict=True):
-            if self._seen < KERNEL_FRAMES:
-                self.pairs.append(pair)
-            elif (place := int(self._draw.integers(self._seen + 1))) < KERNEL_FRAMES:
-                self.pairs[place] = pair
-            self._seen += 1
-
-    def sides(self) -> tuple[Features, Features]:
-        real, generated = zip(*self.pairs, strict=True)
-        return np.stack(real), np.stack(generated)
-
-
 class _Horizon:
     """What is gathered of one horizon; pairs are real and generated."""
 
     def __init__(self) -> None:
-        self.frames, self.predicted = (_Side(), _Side()), (_Side(), _Side())
-        self.sample = _Reservoir()
+        self.frames, self.predicted = (Statistics(), Statistics()), (Statistics(), Statistics())
+        self.samples = Sample(), Sample()
         self.clips: tuple[list[Features], list[Features]] = ([], [])
         self.drives: list[int] = []  # of each clip
         self.fidelity: dict[str, list[Floats]] = {"psnr": [], "ssim": [], "lpips": []}
@@ -101,7 +59,7 @@ class _Horizon:
         for i, features in enumerate((row.real_frames, row.generated_frames)):
             self.frames[i].add(features)
             self.predicted[i].add(features[predicted])
-        self.sample.add(row.real_frames, row.generated_frames)
+            self.samples[i].add(features)
         self.clips[0].append(row.real_clip)
         self.clips[1].append(row.generated_clip)
         self.drives.append(row.number)
@@ -123,7 +81,7 @@ def compute_figures(path: Path) -> Figures:
     rows: list[dict[str, Value]] = []
     warnings: dict[str, None] = {}  # each once, though several horizons may give it
     for horizon, gathered in sorted(horizons.items()):
-        values, said = _score(gathered, STANDARD if origin.features.standard else LITE)
+        values, said = _score(gathered, names_of(origin.features.standard))
         rows.append({"horizon_s": horizon, **{name: _rounded(value) for name, value in values.items()}})
         warnings |= dict.fromkeys(said)
     return Figures(origin, tuple(rows), tuple(warnings))
@@ -136,7 +94,7 @@ def _score(gathered: _Horizon, names: dict[str, str]) -> tuple[dict[str, Value],
     if len(real) < 2:
         raise ConfigError(f"{len(real)} clip cannot be scored, at least 2 are needed; raise --limit or give more data")
     distance, error = clip_distance(real, generated, gathered.drives)
-    kernel, kernel_error = kernel_distance(*gathered.sample.sides())
+    kernel, kernel_error = kernel_distance(gathered.samples[0].drawn(), gathered.samples[1].drawn())
     values: dict[str, Value] = {"n_frames": frames[0].n, "n_clips": len(real)}
     scores: dict[str, Value] = {
         "frames": frechet_distance(frames[0], frames[1]),

@@ -1,4 +1,4 @@
-"""Inception-v3 of FID and I3D of FVD once more, as plain functions of a state dict: slow, in float64, no modules."""
+"""Inception-v3 of FID and I3D of FVD once more, as plain functions of a state dict: slow, and without modules."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ State = dict[str, Tensor]
 
 def _unit2(state: State, x: Tensor, name: str, stride: int = 1, padding: tuple[int, int] = (0, 0)) -> Tensor:
     """Convolution, batch norm by its formula, ReLU."""
-    w = {k.removeprefix(f"{name}."): v.double() for k, v in state.items() if k.startswith(f"{name}.")}
+    w = {k.removeprefix(f"{name}."): v.to(x.dtype) for k, v in state.items() if k.startswith(f"{name}.")}
     x = functional.conv2d(x, w["conv.weight"], stride=stride, padding=padding)
     c = (slice(None), None, None)
     x = (x - w["bn.running_mean"][c]) / torch.sqrt(w["bn.running_var"][c] + 1e-3)
@@ -35,7 +35,7 @@ def max_of_neighbours(x: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
 
 
 def inception_reference(state: State, x: Tensor) -> Tensor:
-    """(n 3 299 299) in [-1, 1] -> (n 2048)."""
+    """(n 3 299 299) in [-1, 1] -> (n 2048), in the precision of x."""
     shape = {"1": (0, 0), "3": (1, 1), "5": (2, 2), "across": (0, 3), "down": (3, 0)}
 
     def chain(x: Tensor, block: str, *steps: str) -> Tensor:
@@ -46,7 +46,7 @@ def inception_reference(state: State, x: Tensor) -> Tensor:
             x = _unit2(state, x, f"{block}.{name}" if block else name, int(stride or 1), shape[form or "1"])
         return x
 
-    x = chain(x.double(), "", "Conv2d_1a_3x3/2", "Conv2d_2a_3x3", "Conv2d_2b_3x3:3")
+    x = chain(x, "", "Conv2d_1a_3x3/2", "Conv2d_2a_3x3", "Conv2d_2b_3x3:3")
     x = chain(max_of_neighbours(x, 2), "", "Conv2d_3b_1x1", "Conv2d_4a_3x3")
     x = max_of_neighbours(x, 2)
     for block in ("Mixed_5b", "Mixed_5c", "Mixed_5d"):

@@ -12,7 +12,7 @@ import pytest
 from gwm.core import ConfigError
 from gwm.core.frechet import GaussianStats, frechet_distance
 from gwm.core.kernel_distance import kernel_distance
-from gwm.pipelines import figures
+from gwm.pipelines import gathering
 from gwm.pipelines.feature_file import FeatureNames, Origin, Scored, read_features, read_origin, write_features
 from gwm.pipelines.figures import clip_distance, compute_figures
 from gwm.pipelines.protocols import Segment
@@ -64,7 +64,7 @@ def test_other_readers_read_it(tmp_path: Path) -> None:
 
 def test_scores_are_those_of_all_features_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In blocks of a few frames, horizons apart and views together."""
-    monkeypatch.setattr(figures, "BLOCK", 10)
+    monkeypatch.setattr(gathering, "BLOCK", 10)
     scored = rows(40, (1.0, 2.0), views=2)
     found = compute_figures(written(tmp_path / "features.parquet", scored))
     for row, horizon in zip(found.rows, (1.0, 2.0), strict=True):
@@ -120,17 +120,18 @@ def test_the_error_of_the_clip_distance_is_that_of_other_draws(tmp_path: Path) -
     assert doubled[1] == pytest.approx(clip_distance(real, made, drives)[1], rel=1e-2)
 
 
-def test_the_sample_for_the_kernel_distance_is_uniform(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "KERNEL_FRAMES", 100)
-    reservoir = figures._Reservoir()
+def test_the_sample_is_uniform(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gathering, "SAMPLE", 100)
+    sample, again = gathering.Sample(), gathering.Sample()
     for i in range(50):
         block = np.arange(20, dtype=np.float32)[:, None] + 20 * i
-        reservoir.add(block, -block)
-    real, made = reservoir.sides()
-    assert real.shape == (100, 1)
-    assert np.array_equal(real, -made)
-    assert len(np.unique(real)) == 100
-    assert 400 < real.mean() < 600
+        sample.add(block)
+        again.add(-block)
+    drawn = sample.drawn()
+    assert drawn.shape == (100, 1)
+    assert len(np.unique(drawn)) == 100
+    assert 400 < drawn.mean() < 600
+    assert np.array_equal(again.drawn(), -drawn)
 
 
 def test_what_holds_no_features(tmp_path: Path) -> None:

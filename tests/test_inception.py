@@ -28,7 +28,7 @@ def test_names_and_shapes_are_the_file_s(network: Inception) -> None:
 
 def test_the_whole_network_is_the_plain_functions(network: Inception) -> None:
     x = torch.rand(1, 3, 299, 299, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    expected = inception_reference(network.state_dict(), x)
+    expected = inception_reference(network.state_dict(), x.double())
     found = network(x)
     assert found.shape == (1, 2048)
     assert expected.std() > 0.05

@@ -20,7 +20,8 @@ from toy_shards import make_chunk, write
 
 from gwm import __version__
 from gwm.core import ConfigError, WeightsError
-from gwm.pipelines import features, score
+from gwm.pipelines import feature_choice, features, score
+from gwm.pipelines.feature_choice import FeatureChoice
 from gwm.pipelines.features import Features, FrameFeatures, VideoFeatures
 from gwm.pipelines.score import ScoreResult, score_frames, write_result
 from gwm.pipelines.video_out import write_video
@@ -29,6 +30,7 @@ from gwm.shards.schema import Images
 from gwm.shards.video import read_frames
 
 T = 4  # frames of a clip, to be quick
+LITE = FeatureChoice(kind="lite")
 
 
 def drive(seed: int, frames: int = T, size: tuple[int, int] = (96, 64)) -> Images:
@@ -71,7 +73,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(real: Path, generated: Path, clip_frames: int = T) -> ScoreResult:
-    return score.score(real, generated, clip_frames, "cpu")
+    return score.score(real, generated, LITE, clip_frames, "cpu")
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Colours:
 
     device: str
     name: ClassVar[str] = "colours-6"
+    sha256: ClassVar[str] = "0" * 64
     d: ClassVar[int] = 6
 
     def __call__(self, frames: Images) -> Features:
@@ -90,8 +93,8 @@ class Colours:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Colours for the networks, where the test is about the bookkeeping around them."""
-    monkeypatch.setattr(score, "FrameFeatures", Colours)
-    monkeypatch.setattr(score, "VideoFeatures", Colours)
+    monkeypatch.setattr(feature_choice, "FrameFeatures", Colours)
+    monkeypatch.setattr(feature_choice, "VideoFeatures", Colours)
 
 
 def test_features_have_their_shape_and_are_repeatable(real: list[Images]) -> None:
@@ -155,8 +158,8 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
 def test_noise_scores_worse_than_a_damaged_copy(real: list[Images]) -> None:
     """On drawn frames only this much: JPEG's ringing along drawn edges is as strange to the network as a blur."""
     copies = [[damage(clip) for clip in real[:2]] for damage in (jpeg, blur, noise)]
-    results = [score_frames(real[:2], copy, T, "cpu") for copy in copies]
-    frames, clips = [r.frame_frechet for r in results], [r.video_frechet for r in results]
+    results = [score_frames(real[:2], copy, LITE, T, "cpu") for copy in copies]
+    frames, clips = [r.scores["frame_frechet"] for r in results], [r.scores["video_frechet"] for r in results]
     assert 0 < max(frames[:2]) < frames[2]
     assert 0 < clips[0] < clips[1] < clips[2]
 
@@ -177,20 +180,20 @@ def test_more_damage_to_real_driving_scores_worse() -> None:
         return [(clip + rng.normal(0, sigma, clip.shape)).clip(0, 255).astype(np.uint8) for clip in clips]
 
     for damaged in (blurred, noisy):
-        results = [score_frames(clips, damaged(sigma), 8, "cpu") for sigma in (2, 8, 32)]
-        frames, videos = [r.frame_frechet for r in results], [r.video_frechet for r in results]
+        results = [score_frames(clips, damaged(sigma), LITE, 8, "cpu") for sigma in (2, 8, 32)]
+        frames, videos = [r.scores["frame_frechet"] for r in results], [r.scores["video_frechet"] for r in results]
         assert 0 < 2 * frames[0] < frames[1] < frames[2]
         assert 0 < videos[0] < videos[1] < videos[2] / 2  # fine noise averages out at 48x27
-    frozen = score_frames(clips, [clip[:1].repeat(8, axis=0) for clip in clips], 8, "cpu")
-    assert frozen.video_frechet > 2 * results[0].video_frechet
+    frozen = score_frames(clips, [clip[:1].repeat(8, axis=0) for clip in clips], LITE, 8, "cpu")
+    assert frozen.scores["video_frechet"] > 2 * results[0].scores["video_frechet"]
 
 
 def test_result_says_what_it_depends_on(real: list[Images]) -> None:
-    result = score_frames(real[:3], [*real[:2], real[3][:3]], T, "cpu")
+    result = score_frames(real[:3], [*real[:2], real[3][:3]], LITE, T, "cpu")
     assert (result.n_frames_real, result.n_frames_generated) == (3 * T, 2 * T + 3)
     assert (result.n_clips_real, result.n_clips_generated) == (3, 2)
     assert (result.clip_frames, result.size, result.gwm_version) == (T, (96, 64), __version__)
-    assert (result.frame_features, result.video_features) == (FrameFeatures.name, VideoFeatures.name)
+    assert (result.features.frames, result.features.clips) == (FrameFeatures.name, VideoFeatures.name)
     biased, biased_too, rest = result.warnings
     assert biased == (
         "frame_frechet is biased upward: 12 real and 11 generated frames for 1280 feature dimensions; "
@@ -202,7 +205,7 @@ def test_result_says_what_it_depends_on(real: list[Images]) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_enough_clips_give_no_warning(real: list[Images]) -> None:
-    assert score_frames(real * 2, real * 2, T, "cpu").warnings == ()
+    assert score_frames(real * 2, real * 2, LITE, T, "cpu").warnings == ()
 
 
 @pytest.mark.usefixtures("quick")
@@ -210,9 +213,12 @@ def test_long_runs_are_cut_into_clips() -> None:
     runs = [drive(seed, 2 * T + 1) for seed in range(2)]
     cut = [part for r in runs for part in (r[:T], r[T : 2 * T], r[2 * T :])]
     others = [drive(seed, 2 * T) for seed in (7, 8)]
-    a, b = score_frames(runs, others, T, "cpu"), score_frames(cut, others, T, "cpu")
+    a, b = score_frames(runs, others, LITE, T, "cpu"), score_frames(cut, others, LITE, T, "cpu")
     assert (a.n_clips_real, a.n_frames_real) == (4, 4 * T + 2)
-    assert (a.frame_frechet, a.video_frechet) == (b.frame_frechet, b.video_frechet)
+    assert (a.scores["frame_frechet"], a.scores["video_frechet"]) == (
+        b.scores["frame_frechet"],
+        b.scores["video_frechet"],
+    )
 
 
 @pytest.mark.usefixtures("quick")
@@ -229,7 +235,7 @@ def test_memory_does_not_grow_with_the_number_of_clips() -> None:
             yield clip
             del clip
 
-    score_frames(clips(), [drive(0, 2, (16, 8)), drive(1, 2, (16, 8))], 2, "cpu")
+    score_frames(clips(), [drive(0, 2, (16, 8)), drive(1, 2, (16, 8))], LITE, 2, "cpu")
     assert most <= 2
 
 
@@ -240,29 +246,29 @@ def test_too_few_clips_are_refused_with_the_numbers(real: list[Images], count: i
     clips = "1 clip" if count else "0 clips"
     frames = count * T + 2
     with pytest.raises(ConfigError, match=f"generated: {clips} of 4 frames among {frames} frames at 10 Hz, at least 2"):
-        score_frames(real, few, T, "cpu")
+        score_frames(real, few, LITE, T, "cpu")
     with pytest.raises(ConfigError, match=f"real: {clips} of 4 frames among {frames} frames"):
-        score_frames(few, real[:2], T, "cpu")
+        score_frames(few, real[:2], LITE, T, "cpu")
 
 
 @pytest.mark.usefixtures("quick")
 def test_other_impossible_input_is_refused(real: list[Images]) -> None:
     other = [drive(seed, T, (64, 64)) for seed in range(2)]
     with pytest.raises(ConfigError, match="clips of 1 frames show no motion"):
-        score_frames(real, real, 1, "cpu")
+        score_frames(real, real, LITE, 1, "cpu")
     with pytest.raises(ConfigError, match="real and generated frames differ in size, 96x64 and 64x64"):
-        score_frames(real[:2], other, T, "cpu")
+        score_frames(real[:2], other, LITE, T, "cpu")
     with pytest.raises(ConfigError, match="generated: frames differ in size, 96x64 and 64x64"):
-        score_frames(real[:2], [real[0], *other], T, "cpu")
+        score_frames(real[:2], [real[0], *other], LITE, T, "cpu")
     with pytest.raises(ConfigError, match="unknown device 'gpu9'"):
-        score_frames(real, real, T, "gpu9")
+        score_frames(real, real, LITE, T, "gpu9")
 
 
 @pytest.mark.usefixtures("quick")
 def test_folder_with_itself_scores_zero(videos: Path) -> None:
     result = run(videos, videos)
-    assert result.frame_frechet == pytest.approx(0, abs=1e-9)
-    assert result.video_frechet == pytest.approx(0, abs=1e-9)
+    assert result.scores["frame_frechet"] == pytest.approx(0, abs=1e-9)
+    assert result.scores["video_frechet"] == pytest.approx(0, abs=1e-9)
     assert (result.n_frames_real, result.n_clips_real) == (4 * T + 4, 4)
     assert result.real == result.generated == f"{videos} (2 videos)"
 
@@ -273,9 +279,9 @@ def test_one_file_against_a_folder(videos: Path) -> None:
     file = videos / "a.mp4"
     a, b = run(file, videos), run(videos, file)
     assert a.real == f"{file} (1 video)"
-    assert a.frame_frechet == pytest.approx(b.frame_frechet, rel=1e-9)
-    assert a.video_frechet == pytest.approx(b.video_frechet, rel=1e-9)
-    assert a.frame_frechet > 0
+    assert a.scores["frame_frechet"] == pytest.approx(b.scores["frame_frechet"], rel=1e-9)
+    assert a.scores["video_frechet"] == pytest.approx(b.scores["video_frechet"], rel=1e-9)
+    assert a.scores["frame_frechet"] > 0
 
 
 @pytest.mark.usefixtures("quick")
@@ -293,7 +299,7 @@ def test_shards_without_validation_split_count_whole_and_each_view_is_a_video(tm
     result = run(shards, shards)
     assert result.real == f"{shards} (all samples)"
     assert (result.n_frames_real, result.n_clips_real) == (4 * T, 4)
-    assert result.frame_frechet == pytest.approx(0, abs=1e-9)
+    assert result.scores["frame_frechet"] == pytest.approx(0, abs=1e-9)
 
 
 def test_no_clip_spans_a_gap_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,14 +311,19 @@ def test_no_clip_spans_a_gap_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_what_a_truncated_video_lost_is_said(videos: Path, tmp_path: Path) -> None:
-    whole = tmp_path / "whole.mp4"
+def test_damaged_videos_are_refused_or_named(videos: Path, tmp_path: Path) -> None:
+    """One that is cut, and one that is none at all: among whole ones."""
+    (tmp_path / "made").mkdir()
+    whole, cut = tmp_path / "made/whole.mp4", tmp_path / "made/cut.mp4"
     write_video(whole, [noise(drive(0, 1)[0], i) for i in range(5 * T)])
-    cut = tmp_path / "cut.mp4"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
-    result = run(videos, cut)
-    assert 2 * T <= result.n_frames_generated < 5 * T
-    assert str(cut) in result.warnings[0]
+    (tmp_path / "made/a-text.mp4").write_text("no video")
+    with pytest.raises(SourceError, match=r"2 videos are damaged \(.*a-text.mp4.*cut.mp4.*--allow-missing"):
+        run(videos, tmp_path / "made")
+    result = score.score(videos, tmp_path / "made", LITE, T, "cpu", allow_missing=True)
+    assert 7 * T <= result.n_frames_generated < 10 * T
+    assert "a-text.mp4" in result.warnings[0]
+    assert str(cut) in result.warnings[1]
 
 
 @pytest.mark.usefixtures("quick")
@@ -331,10 +342,10 @@ def test_unreadable_paths_are_refused(videos: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_result_is_written_as_json(real: list[Images], tmp_path: Path) -> None:
-    result = score_frames(real[:2], real[:3], T, "cpu")
+    result = score_frames(real[:2], real[:3], LITE, T, "cpu")
     write_result(tmp_path / "new" / "scores.json", result)
     read = json.loads((tmp_path / "new" / "scores.json").read_text())
-    assert read["frame_frechet"] == result.frame_frechet
+    assert read["frame_frechet"] == result.scores["frame_frechet"]
     assert read["warnings"] == list(result.warnings)
     assert read["size"] == [96, 64]
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["scores.json"]

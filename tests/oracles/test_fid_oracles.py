@@ -63,7 +63,7 @@ def their_distance() -> Callable[..., float]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of scipy's sqrtm, for what it is called with
-@pytest.mark.parametrize(("n", "m", "d"), [(300, 250, 40), (2000, 3000, 200), (30, 25, 64)])
+@pytest.mark.parametrize(("n", "m", "d"), [(300, 250, 40), (900, 1000, 100), (30, 25, 64)])
 def test_distance_and_statistics_are_pytorch_fid_s(
     their_distance: Callable[..., float], n: int, m: int, d: int
 ) -> None:
@@ -122,8 +122,8 @@ def test_large_covariances_take_a_quicker_way_to_the_same(monkeypatch: pytest.Mo
 
 
 def test_the_quicker_way_knows_where_rounding_would_show() -> None:
-    """Variances over 16 decades: their product's small eigenvalues are lost, and with them roots of 1e-8."""
-    covariance = np.diag(np.logspace(0, -16, 60))
+    """Variances of 1e-9: of their squares, 1e-18, an eigenvalue of one beside them leaves nothing."""
+    covariance = np.diag([1.0] + 59 * [1e-9])
     assert frechet._by_eigenvalues(covariance, covariance) is None
     assert frechet.trace_sqrt_product(covariance, covariance) == pytest.approx(np.trace(covariance), rel=1e-12)
 
@@ -245,16 +245,17 @@ def test_clean_is_an_antialiased_bicubic() -> None:
 
 
 def test_the_whole_way_from_frames_to_a_distance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """pytorch-fid's way, with random weights, against loops and float64 all along."""
+    """pytorch-fid's way, with random weights, against loops and plain functions."""
     state = randomise(Inception()).state_dict()
     install(monkeypatch, tmp_path, "INCEPTION", state)
     sides = [random_frames(2, 24, 40), random_frames(2, 24, 40, seed=1) // 2]
     network = InceptionFeatures(tmp_path, "pytorch-fid")
-    found = frechet_distance(*(GaussianStats.of(network(side)) for side in sides))
+    found = frechet_distance(*(GaussianStats.of(network(side)[:, ::16]) for side in sides))  # 128 of 2048: quicker
     means, centred = [], []
     for side in sides:
-        x = torch.from_numpy(np.stack([prepared(image, "pytorch-fid") for image in side])).permute(0, 3, 1, 2)
-        rows = inception_reference(state, x).numpy()
+        x = torch.from_numpy(np.stack([prepared(image, "pytorch-fid") for image in side]))
+        x = x.permute(0, 3, 1, 2).float().contiguous()
+        rows = inception_reference(state, x)[:, ::16].double().numpy()
         means.append(rows.mean(0))
         centred.append((rows - rows.mean(0)) / np.sqrt(len(rows) - 1))
     cross = np.linalg.svd(centred[0] @ centred[1].T, compute_uv=False).sum()
