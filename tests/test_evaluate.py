@@ -14,24 +14,20 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-import torch
-from conftest import TINY, tiny_chunk, tiny_recipe
-from toy_shards import write
+from toy_evaluation import save_tiny, write_waymo
 from typer.testing import CliRunner
 
 from gwm.cli.main import app
 from gwm.core import ConfigError
 from gwm.core.sampler import Sampling
-from gwm.core.world_model import WorldModel
 from gwm.pipelines import eval_clip, evaluate, feature_choice
-from gwm.pipelines.checkpoint import Training, save_checkpoint
 from gwm.pipelines.evaluate import Wanted
 from gwm.pipelines.feature_choice import FeatureChoice
 from gwm.pipelines.feature_file import Features, read_features
 from gwm.pipelines.figures import compute_figures
 from gwm.pipelines.protocols import LONG_HORIZON, ZERO_SHOT
 from gwm.shards import ShardError
-from gwm.shards.index import DATASET_FILE, open_dataset
+from gwm.shards.index import open_dataset
 from gwm.shards.schema import Images
 from gwm.shards.video import probe
 
@@ -64,26 +60,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six samples of 30 frames for validation that pass for Waymo."""
-    out = write(tmp_path_factory.mktemp("evaluate") / "shards", [tiny_chunk(i, split="val") for i in range(6)])
-    file = out / DATASET_FILE
-    file.write_text(json.dumps({**json.loads(file.read_text()), "source": "waymo"}))
-    return out
+    return write_waymo(tmp_path_factory.mktemp("evaluate") / "shards")
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """A function that gives the checkpoint of a tiny model with what is said of its training."""
 
-    @cache
-    def make(*data: str) -> Path:
-        torch.manual_seed(0)
-        weights = WorldModel(TINY).state_dict()
-        path = tmp_path_factory.mktemp("model") / "model.safetensors"
-        save_checkpoint(path, TINY, weights, Training(tiny_recipe().size, 6, data=data))
-        return path
-
-    return make
+    return cache(lambda *data: save_tiny(tmp_path_factory.mktemp("model") / "model.safetensors", *data))
 
 
 def wanted(shards: Path, checkpoint: Path, **changes: Any) -> Wanted:

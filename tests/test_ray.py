@@ -11,8 +11,12 @@ from pathlib import Path
 
 import pytest
 from conftest import tiny_chunk
+from toy_evaluation import save_tiny, write_waymo
 from toy_shards import Part
 
+from gwm.core.sampler import Sampling
+from gwm.pipelines.evaluate import Wanted, evaluate
+from gwm.pipelines.feature_choice import FeatureChoice
 from gwm.pipelines.preprocess import preprocess
 from gwm.pipelines.workers import on_ray
 from gwm.shards import SourceError, plan
@@ -89,6 +93,15 @@ def test_bytes_are_those_of_one_process(tmp_path, cluster):
     }
     assert verify(tmp_path / "ray").ok
     assert ray.is_initialized()  # it was not this run that connected
+
+
+def test_an_evaluation_has_the_digits_of_one_process(tmp_path, cluster):
+    shards, model = write_waymo(tmp_path / "shards", 3), save_tiny(tmp_path / "model.safetensors")
+    wanted = Wanted("waymo", shards, FeatureChoice(kind="lite"), model, sampling=Sampling(steps=1, guidance=1.0))
+    one = evaluate(wanted, tmp_path / "one", "cpu")
+    many = evaluate(wanted, tmp_path / "many", "cpu", on_ray(cluster))
+    assert one["figures"] == many["figures"]
+    assert one["figures"][0]["n_clips"] == 3
 
 
 def test_a_job_whose_process_dies_runs_again(tmp_path, cluster):

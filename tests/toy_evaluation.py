@@ -1,0 +1,29 @@
+"""What an evaluation needs, at its smallest: shards that pass for Waymo's, and a tiny random model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from conftest import TINY, tiny_chunk, tiny_recipe
+from toy_shards import write
+
+from gwm.core.world_model import WorldModel
+from gwm.pipelines.checkpoint import Training, save_checkpoint
+from gwm.shards.index import DATASET_FILE
+
+
+def write_waymo(out: Path, samples: int = 6) -> Path:
+    """Samples of 30 frames for validation: one clip of 25 each."""
+    write(out, [tiny_chunk(i, split="val") for i in range(samples)])
+    file = out / DATASET_FILE
+    file.write_text(json.dumps({**json.loads(file.read_text()), "source": "waymo"}))
+    return out
+
+
+def save_tiny(path: Path, *data: str) -> Path:
+    """The checkpoint of a tiny model that was trained on `data`."""
+    torch.manual_seed(0)
+    save_checkpoint(path, TINY, WorldModel(TINY).state_dict(), Training(tiny_recipe().size, 6, data=data))
+    return path
