@@ -89,7 +89,7 @@ def train_inverse_dynamics(
 ) -> InverseDynamicsResult:
     """Train for `steps` steps on the train split and write `out`/inverse-dynamics.safetensors, with its accuracy.
 
-    The same bytes for the same seed on a CPU. ConfigError, or ShardError where the data lack front frames of known
+    The same weights for the same seed on a CPU. ConfigError, or ShardError where the data lack front frames of known
     motion.
     """
     if steps < 1:

@@ -117,25 +117,50 @@ def test_waymo_as_typed_with_the_embedded_model(tmp_path: Path, monkeypatch: pyt
     assert again["figures"] == one["figures"]
 
 
-@pytest.mark.parametrize("kind", ["nuscenes", "opendv"])
+@pytest.mark.parametrize(
+    ("kind", "protocol", "frames"),
+    [
+        ("nuscenes", "maskgwm", 34),
+        ("opendv", "ablation", 52),
+        pytest.param("opendv", "long-horizon", 252, marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.usefixtures("quick")
 def test_nuscenes_and_opendv_with_the_embedded_model(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+    kind: str, protocol: str, frames: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GWM_DATA", str(tmp_path / "data"))
-    frames = {"nuscenes": 34, "opendv": 252}[kind]
     gwm("world", f"data/{kind}", "--as", kind, "--scenes", 5, "--frames", frames, "--size", "96x54", "--json")
     more: tuple[object, ...] = ("--frames", 300)
     if kind == "nuscenes":
         gwm("preprocess", kind, "--split", "val", "--export-vista", "clips.json", "--json")
         more = ("--annotations", "clips.json")
     gwm("preprocess", kind, "--split", "val", *more, "--workers", 1, "--size", "128x64", "--json")
-    result = gwm("eval", kind, "--steps", 1, "--limit", 2, "--workers", 1, "-o", "out", "--json")
+    result = gwm(
+        "eval", kind, "--protocol", protocol, "--steps", 1, "--limit", 2, "--workers", 1, "-o", "out", "--json"
+    )
     assert result["limit"] == result["data"]["clips"] == 2
     assert result["actions"] is (kind == "nuscenes")
-    horizons = {"nuscenes": [2.5], "opendv": [2.5, 5.0, 7.5, 10.0, 12.5]}[kind]
+    horizons = [2.5, 5.0, 7.5, 10.0, 12.5] if protocol == "long-horizon" else [2.5]
     assert [row["horizon_s"] for row in result["figures"]] == horizons
-    assert all(row["n_frames"] == 50 for row in result["figures"])
+    assert all(row["n_frames"] == (12 if protocol == "ablation" else 50) for row in result["figures"])
+
+
+def test_a_long_horizon_is_scored_along_the_way(tmp_path: Path, quick: None) -> None:
+    """125 frames in windows of six; the given frames count at the first horizon alone."""
+    shards = write_waymo(tmp_path / "shards", 2, frames=126, source="opendv")
+    model = save_tiny(tmp_path / "model.safetensors")
+    result = evaluate.evaluate(replace(wanted(shards, model), dataset="opendv"), tmp_path / "out", "cpu")
+    assert result is not None
+    rows = list(read_features(tmp_path / "out/features.parquet"))
+    assert [(row.number, row.segment.horizon) for row in rows] == [
+        (number, horizon) for number in range(2) for horizon in (2.5, 5.0, 7.5, 10.0, 12.5)
+    ]
+    assert [len(row.psnr) for row in rows[:5]] == [22, 25, 25, 25, 25]
+    first, *later = result["figures"]
+    assert first["frame_frechet"] != first["frame_frechet_without_condition"]
+    assert all(row["frame_frechet"] == row["frame_frechet_without_condition"] for row in later)
 
 
 def test_a_stopped_evaluation_ends_as_an_unbroken_one(

@@ -14,11 +14,11 @@ from gwm.pipelines.checkpoint import Training, save_checkpoint
 from gwm.shards.index import DATASET_FILE
 
 
-def write_waymo(out: Path, samples: int = 6) -> Path:
-    """Samples of 30 frames for validation: one clip of 25 each."""
-    write(out, [tiny_chunk(i, split="val") for i in range(samples)])
+def write_waymo(out: Path, samples: int = 6, frames: int = 30, source: str = "waymo") -> Path:
+    """Samples for validation, of 30 frames one clip of 25 each; or what passes for another dataset."""
+    write(out, [tiny_chunk(i, frames, "val") for i in range(samples)])
     file = out / DATASET_FILE
-    file.write_text(json.dumps({**json.loads(file.read_text()), "source": "waymo"}))
+    file.write_text(json.dumps({**json.loads(file.read_text()), "source": source}))
     return out
 
 
