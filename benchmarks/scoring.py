@@ -205,7 +205,7 @@ def memory_row(n: int, d: int) -> Row:
 
 
 def measure(folder: Path | None, rounds: int) -> list[Row]:
-    """All of it, about four minutes."""
+    """All of it, about seven minutes of processor time with 3 rounds."""
     torch.set_num_threads(1)
     with threadpool_limits(1):
         rows = [features_row(folder, rounds)]

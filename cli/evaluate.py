@@ -67,6 +67,10 @@ def evaluate(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Score without clips that cannot be read; the result names them.")
     ] = False,
+    inverse_dynamics: Annotated[
+        Path | None,
+        typer.Option("--inverse-dynamics", help="Measure motion too, by this file or run of gwm inverse-dynamics."),
+    ] = None,
     workers: Annotated[
         int, typer.Option("--workers", min=0, help="Processes on a CPU, one thread each; 0: one for each core.")
     ] = 0,
@@ -104,6 +108,7 @@ def evaluate(
     wanted = Wanted(
         dataset, shards, FeatureChoice(data_root() / "weights", features, resize, fvd, fvd_fit),
         checkpoint, protocol, zero_shot, limit, actions, sampling, seed, keep_videos, allow_missing,
+        inverse_dynamics,
     )  # fmt: skip
     folder = out or new_folder(f"eval-{dataset}")
     result = run_evaluation(wanted, folder, device, team)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from gwm import GwmError, __version__
-from gwm.cli import data, evaluate, report, rollout, runs, score, train, weights, world
+from gwm.cli import data, evaluate, inverse, report, rollout, runs, score, train, weights, world
 from gwm.cli.run import Device, Json, Out, Seed, command, find_shards, new_folder, parse_size, show
 
 app = typer.Typer(
@@ -103,6 +103,7 @@ def info(
 command(app, "rollout")(rollout.rollout)
 command(app, "eval")(evaluate.evaluate)
 command(app, "score")(score.score)
+command(app, "inverse-dynamics")(inverse.inverse_dynamics)
 command(app, "report")(report.report)
 command(app, "train")(train.train)
 command(app, "pretrain")(train.pretrain)

@@ -78,8 +78,10 @@ def agreement_with_next(frames: Images, cameras: Sequence[View], view: int) -> F
     Empty where less than 3% of the view lies in its neighbour, as for a single view.
     """
     other = (view + 1) % len(cameras)
+    if other == view:
+        return np.zeros(0)
     places, inside = map_directions(cameras[view], cameras[other])
-    if other == view or inside.mean() < LEAST:
+    if inside.mean() < LEAST:
         return np.zeros(0)
     return agreement(frames[:, view], frames[:, other], places, inside)
 

@@ -12,14 +12,17 @@ import numpy as np
 import torch
 
 from gwm.core.fidelity import psnr, ssim
+from gwm.core.inverse_dynamics import InverseDynamics
 from gwm.pipelines.checkpoint import Checkpoint, load_checkpoint
 from gwm.pipelines.feature_choice import FeatureChoice, Networks
 from gwm.pipelines.feature_file import Origin, Scored, write_features
+from gwm.pipelines.inverse_dynamics import load_inverse_dynamics
 from gwm.pipelines.protocols import Clip, Protocol, Segment, segments
 from gwm.pipelines.recipe import RIG
 from gwm.pipelines.rollout import DECODED, RolloutSettings, generate
 from gwm.pipelines.rollout_out import enlarged, tiled
 from gwm.pipelines.video_out import write_video
+from gwm.pipelines.world_measures import FRONT, read_motion, views_of, with_agreement, with_motion
 from gwm.shards import ShardError
 from gwm.shards.files import write_json
 from gwm.shards.index import Dataset, open_dataset
@@ -40,6 +43,7 @@ class Plan:
     device: str
     out: Path
     keep_videos: bool
+    inverse_dynamics: Path | None = None  # the network that reads motion from frames
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -66,17 +70,21 @@ class Tools:
     checkpoint: Checkpoint
     dataset: Dataset
     networks: Networks
+    inverse_dynamics: InverseDynamics | None
 
 
 @lru_cache(1)
-def load_tools(checkpoint: Path | None, data: Path, features: FeatureChoice, device: str) -> Tools:
-    """The model, the shards and the feature networks."""
-    return Tools(load_checkpoint(checkpoint, device), open_dataset(data), features.load(device))
+def load_tools(
+    checkpoint: Path | None, data: Path, features: FeatureChoice, inverse_dynamics: Path | None, device: str
+) -> Tools:
+    """The model, the shards and the networks that measure."""
+    reader = None if inverse_dynamics is None else load_inverse_dynamics(inverse_dynamics, device)[0]
+    return Tools(load_checkpoint(checkpoint, device), open_dataset(data), features.load(device), reader)
 
 
 def tools_of(plan: Plan) -> Tools:
     """Those of this process for a plan."""
-    return load_tools(plan.checkpoint, plan.data, plan.features, plan.device)
+    return load_tools(plan.checkpoint, plan.data, plan.features, plan.inverse_dynamics, plan.device)
 
 
 def do_clip(plan: Plan, clip: Clip) -> int:
@@ -88,8 +96,7 @@ def do_clip(plan: Plan, clip: Clip) -> int:
         write_json(plan.loss(clip), {"key": clip.key, "cause": str(error)})
         return clip.number
     made = draw(tools, plan, clip, real)
-    rows = [score_segment(tools.networks, plan.protocol, clip, segment, real.frames, made)
-            for segment in segments(plan.protocol, clip)]  # fmt: skip
+    rows = score_clip(tools, plan.protocol, clip, real, made)
     try:
         if plan.keep_videos:
             write_both(plan.video(clip), real.frames, made, plan.views)
@@ -134,6 +141,21 @@ def draw(tools: Tools, plan: Plan, clip: Clip, truth: Window) -> Images:
 def seed_of(seed: int, clip: Clip) -> int:
     """That of a clip's noise, whichever others are generated."""
     return int.from_bytes(hashlib.sha256(f"{seed} {clip.key}".encode()).digest()[:8])
+
+
+def score_clip(tools: Tools, protocol: Protocol, clip: Clip, real: Window, made: Images) -> list[Scored]:
+    """All that is measured of a clip's generated frames (T, K, H, W, 3): a row for each segment."""
+    views = views_of(real)
+    moved = None if tools.inverse_dynamics is None else read_motion(tools.inverse_dynamics, real, made)
+    rows = []
+    for segment in segments(protocol, clip):
+        row = score_segment(tools.networks, protocol, clip, segment, real.frames, made)
+        if views:
+            row = with_agreement(row, views, real.frames, made, protocol)
+        if moved is not None and segment.view == FRONT:
+            row = with_motion(row, moved, protocol)
+        rows.append(row)
+    return rows
 
 
 def score_segment(

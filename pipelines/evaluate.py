@@ -30,6 +30,7 @@ from gwm.pipelines.eval_record import begin, losses, packages, write_result
 from gwm.pipelines.feature_choice import FeatureChoice
 from gwm.pipelines.feature_file import Scored, read_features, write_features
 from gwm.pipelines.figures import compute_figures
+from gwm.pipelines.inverse_dynamics import describe_inverse_dynamics
 from gwm.pipelines.progress import Ticker, console
 from gwm.pipelines.protocols import Clip, Protocol, choose_protocol, clip_list_sha256, list_clips, spread_evenly
 from gwm.pipelines.rollout import RolloutSettings
@@ -61,6 +62,7 @@ class Wanted:
     seed: int = 0
     keep_videos: bool = False
     allow_missing: bool = False
+    inverse_dynamics: Path | None = None  # a file or run of gwm inverse-dynamics
 
 
 def evaluate(wanted: Wanted, out: Path, device: str = "auto", workers: Workers | None = None) -> dict[str, Any] | None:
@@ -110,9 +112,21 @@ def prepare(wanted: Wanted, out: Path, device: torch.device) -> tuple[Plan, list
     actions = protocol.actions if wanted.actions is None else wanted.actions
     features = wanted.features.settled()
     plan = Plan(
-        wanted.checkpoint, wanted.data, protocol, actions, settings, features, str(device), out, wanted.keep_videos
+        wanted.checkpoint,
+        wanted.data,
+        protocol,
+        actions,
+        settings,
+        features,
+        str(device),
+        out,
+        wanted.keep_videos,
+        wanted.inverse_dynamics,
     )
     warnings = [] if wanted.limit else _short(protocol, found)
+    reader = None if wanted.inverse_dynamics is None else describe_inverse_dynamics(wanted.inverse_dynamics)
+    if reader is not None:
+        warnings += _strange(reader["training"]["data"], dataset.source)
     record = {
         "protocol": asdict(protocol),
         "zero_shot": wanted.zero_shot,
@@ -129,6 +143,7 @@ def prepare(wanted: Wanted, out: Path, device: torch.device) -> tuple[Plan, list
         },
         "sampling": {**asdict(sampling), "seed": wanted.seed},
         "features": asdict(features.load(str(device)).names),
+        "inverse_dynamics": reader,
         "size": list(training.size),
         "keep_videos": wanted.keep_videos,
         "warnings": warnings,
@@ -154,6 +169,16 @@ def check_model(protocol: Protocol, config: ModelConfig, training: Training, nam
 def _short(protocol: Protocol, found: int) -> list[str]:
     few = f"the dataset has {found} of the protocol's {protocol.clips} clips: no published figure compares"
     return [few] if found < protocol.clips else []
+
+
+def _strange(trained_on: Sequence[str], source: str) -> list[str]:
+    seen = sorted({line.partition(" ")[0] for line in trained_on})
+    if source in seen:
+        return []
+    return [
+        f"the inverse-dynamics network has seen {', '.join(seen)}, not {source}: its metres are those of other "
+        "cameras; the figures of real frames show how far it errs"
+    ]
 
 
 @contextmanager

@@ -25,6 +25,8 @@ from gwm.shards.schema import Floats
 FORMAT = "gwm-features-1"
 ROWS = 32  # of a row group: what is in memory at a time, about 13 MB of FID's features
 
+MOTIONS = ("true_motion", "real_motion", "generated_motion")
+
 Features = npt.NDArray[np.float32]
 
 _SCHEMA = pa.schema(
@@ -42,6 +44,12 @@ _SCHEMA = pa.schema(
         ("psnr", pa.list_(pa.float64())),  # of each predicted frame of the segment, dB
         ("ssim", pa.list_(pa.float64())),
         ("lpips", pa.list_(pa.float64())),  # empty without its network
+        # null where it was not measured; (steps, 2) m/s and rad/s row by row, of the steps to predicted frames
+        ("true_motion", pa.list_(pa.float64())),
+        ("real_motion", pa.list_(pa.float64())),  # as gwm inverse-dynamics reads it
+        ("generated_motion", pa.list_(pa.float64())),
+        ("real_agreement", pa.list_(pa.float64())),  # with the next view, of each predicted frame, -1 to 1
+        ("generated_agreement", pa.list_(pa.float64())),
     ]
 )
 
@@ -82,6 +90,11 @@ class Scored:
     psnr: Floats  # (predicted,)
     ssim: Floats
     lpips: Floats  # (predicted,) or (0,)
+    true_motion: Floats | None = None  # (steps, 2) m/s and rad/s
+    real_motion: Floats | None = None
+    generated_motion: Floats | None = None
+    real_agreement: Floats | None = None  # (predicted,)
+    generated_agreement: Floats | None = None
 
 
 def write_features(path: Path, origin: Origin, rows: Iterable[Scored]) -> None:
@@ -120,8 +133,8 @@ def _opened(path: Path) -> tuple[pq.ParquetFile, Origin]:
     try:
         file = pq.ParquetFile(path, page_checksum_verification=True)
         values = json.loads((file.schema_arrow.metadata or {}).get(b"gwm", b"{}"))
-        if values.pop("format", None) != FORMAT:
-            raise ValueError("of this gwm")
+        if values.pop("format", None) != FORMAT or file.schema_arrow.names != _SCHEMA.names:
+            raise ValueError("those of another version of gwm")
         return file, Origin(**{**values, "features": FeatureNames(**values["features"])})
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} holds no features ({error}); give the features.parquet of `gwm eval`") from error
@@ -134,24 +147,29 @@ def _values(row: Scored) -> dict[str, Any]:
         "counted": segment.counted, "real_frames": row.real_frames.ravel(),
         "generated_frames": row.generated_frames.ravel(), "real_clip": row.real_clip,
         "generated_clip": row.generated_clip, "psnr": row.psnr, "ssim": row.ssim, "lpips": row.lpips,
+        "real_agreement": row.real_agreement, "generated_agreement": row.generated_agreement,
+        **{name: None if (motion := getattr(row, name)) is None else motion.ravel() for name in MOTIONS},
     }  # fmt: skip
 
 
 def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
-    """Rows with their lists as arrays, not as Python numbers."""
+    """Rows with their lists as arrays, not as Python numbers; None for what is null."""
     for i in range(batch.num_rows):
         row = {}
         for name in _SCHEMA.names:
             value = batch.column(name)[i]
-            row[name] = value.values.to_numpy() if pa.types.is_list(value.type) else value.as_py()
+            as_array = pa.types.is_list(value.type) and value.is_valid
+            row[name] = value.values.to_numpy() if as_array else value.as_py()
         yield row
 
 
 def _scored(row: dict[str, Any]) -> Scored:
     counted = tuple(row["counted"].tolist())
     n = len(counted)
+    motions = {name: None if row[name] is None else row[name].reshape(-1, 2) for name in MOTIONS}
     return Scored(
         row["number"], row["key"], Segment(row["horizon"], row["view"], row["first"], counted),
         row["real_frames"].reshape(n, -1 if n else 0), row["generated_frames"].reshape(n, -1 if n else 0),
-        row["real_clip"], row["generated_clip"], row["psnr"], row["ssim"], row["lpips"],
+        row["real_clip"], row["generated_clip"], row["psnr"], row["ssim"], row["lpips"], **motions,
+        real_agreement=row["real_agreement"], generated_agreement=row["generated_agreement"],
     )  # fmt: skip

@@ -56,7 +56,7 @@ class FrameFeatures:
         network, device = _load_efficientnet(self.device), torch.device(self.device)
         found = np.empty((len(frames), self.d), np.float32)
         batch = CPU_BATCH if device.type == "cpu" else GPU_BATCH
-        with _exact():
+        with exact():
             for i in range(0, len(frames), batch):
                 x = torch.from_numpy(np.ascontiguousarray(frames[i : i + batch])).to(device)
                 x = network.extract_features(_efficientnet_input(x))  # n c h w
@@ -88,7 +88,7 @@ class VideoFeatures:
         assert clips.ndim == 5, clips.shape
         network = _checked_transnet(self.device)
         found = np.empty((len(clips), self.d), np.float32)
-        with _exact():
+        with exact():
             for i, clip in enumerate(clips):
                 small = torch.from_numpy(np.stack([thumbnail(frame) for frame in clip])).to(self.device)
                 x = rearrange(small, "t h w c -> 1 c t h w").float() / 255
@@ -106,7 +106,7 @@ def _efficientnet_input(frames: Tensor) -> Tensor:
 
 
 @contextmanager
-def _exact() -> Iterator[None]:
+def exact() -> Iterator[None]:
     """Inference in full float32: with TF32, a GPU's default for convolutions, scores would depend on the machine."""
     with (
         torch.inference_mode(),

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from gwm.core import ConfigError
 from gwm.core.frechet import GaussianStats, frechet_distance
 from gwm.core.kernel_distance import kernel_distance
 from gwm.pipelines.feature_file import Features, Origin, Scored, read_features, read_origin
 from gwm.pipelines.gathering import Sample, Statistics
+from gwm.pipelines.world_measures import world_figures
 from gwm.shards.schema import Floats
 
 RESAMPLES = 100  # of the drives, for the standard error of the clip distance
@@ -53,6 +55,7 @@ class _Horizon:
         self.clips: tuple[list[Features], list[Features]] = ([], [])
         self.drives: list[int] = []  # of each clip
         self.fidelity: dict[str, list[Floats]] = {"psnr": [], "ssim": [], "lpips": []}
+        self.world: dict[str, list[Floats]] = {}  # only what was measured
 
     def add(self, row: Scored, condition_frames: int) -> None:
         predicted = np.asarray(row.segment.counted) >= condition_frames
@@ -65,13 +68,21 @@ class _Horizon:
         self.drives.append(row.number)
         for name, values in self.fidelity.items():
             values.append(getattr(row, name))
+        for name, measured in world_figures(row).items():
+            self.world.setdefault(name, []).append(measured)
 
 
 def compute_figures(path: Path) -> Figures:
-    """All scores from the feature file at `path`, the same digits whenever. ConfigError for too few clips.
+    """All scores from the feature file at `path`. ConfigError for too few clips.
 
-    Memory grows with the number of clips, 3 kB each, not with that of frames.
+    On one thread, as the last digits depend on their number. Memory grows with the number of clips, 3 kB each, not with
+    that of frames.
     """
+    with threadpool_limits(1):
+        return _compute(path)
+
+
+def _compute(path: Path) -> Figures:
     origin = read_origin(path)
     horizons: dict[float, _Horizon] = {}
     for row in read_features(path):
@@ -103,7 +114,7 @@ def _score(gathered: _Horizon, names: dict[str, str]) -> tuple[dict[str, Value],
         "clips": distance, "clips_se": error, "clips_interval": [distance - 1.96 * error, distance + 1.96 * error],
     }  # fmt: skip
     values |= {names[name]: value for name, value in scores.items()}
-    for name, parts in gathered.fidelity.items():
+    for name, parts in (gathered.fidelity | gathered.world).items():
         together = np.concatenate(parts)
         values[name] = float(together.mean()) if len(together) else None
     warnings = [

@@ -1,4 +1,11 @@
-"""Train the inverse-dynamics network on real frames whose motion is known, and ask it how other frames move."""
+"""Train the inverse-dynamics network on real frames whose motion is known, and ask it how other frames move.
+
+How far it can be trusted, after 2500 steps on 490 scenes of the rendered world, in 16 others of 22 s: R² 0.93 of the
+speed and 0.97 of the yaw rate, and trajectories over 2 s that are 0.92 m off, at 5.5 m/s on average. Frames through
+nano's autoencoder, blur of σ = 1 pixel of 128, noise of 10 / 255 and JPEG of quality 40 change that by 0.01 m; σ = 3
+makes it 1.25 m, and the speed 0.5 m/s too high. The motion of another scene is 5.4 m off. A still picture is read as
+0.25 m/s, on average and in either direction; frames in random order are read as 10 m/s.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +33,11 @@ from gwm.core.inverse_dynamics import (
     waypoint_distances,
 )  # fmt: skip
 from gwm.core.seeds import seeded_generator
-from gwm.pipelines.checkpoint import load_tensors, load_weights, save_tensors
+from gwm.pipelines.checkpoint import load_header, load_tensors, load_weights, save_tensors
 from gwm.pipelines.device import choose_device
 from gwm.pipelines.progress import Ticker
 from gwm.shards import ShardError
-from gwm.shards.files import make_folder, write_json
+from gwm.shards.files import make_folder, sha256_of, write_json
 from gwm.shards.images import fit
 from gwm.shards.index import Dataset, open_dataset
 from gwm.shards.motion import WAYPOINTS, yaw_rate
@@ -134,6 +141,14 @@ def load_inverse_dynamics(given: Path, device: str = "cpu") -> tuple[InverseDyna
     model = InverseDynamics()
     load_weights(model, tensors, str(path))
     return model.eval().requires_grad_(False).to(choose_device(device)), header
+
+
+def describe_inverse_dynamics(given: Path) -> dict[str, Any]:
+    """What a result says of the network of a file or run: name, SHA-256, training and accuracy. WeightsError."""
+    path = inverse_dynamics_path(given)
+    header = load_header(path, FORMAT)
+    about = {name: header[name] for name in ("training", "accuracy")}
+    return {"name": str(path), "sha256": sha256_of(path), **about}
 
 
 def inverse_dynamics_path(given: Path) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 from gwm.pipelines.published import Published, published_for
 from gwm.pipelines.report_html import NONE, STYLE, notice, number, pairs, table, words
 from gwm.pipelines.report_plot import COLOURS, DASHES, Curve, draw
-from gwm.pipelines.report_result import STANDARD, Example, Figures, Measure, Result
+from gwm.pipelines.report_result import STANDARD, WORLD, Example, Figures, Measure, Result
 
 PRINTED = tuple(measure for measure in STANDARD if measure.key in ("fid", "fid_without_condition", "fvd"))
 HERE = "this page"  # the source of a result's own figures
@@ -127,6 +127,8 @@ def _own_table(group: Sequence[Entry]) -> str:
         ["clips", *(f"{figures.n_clips:,}" for figures in columns)],
     ]
     for measure in group[0].result.measures:
+        if measure in WORLD and all(figures.values.get(measure.key) is None for figures in columns):
+            continue
         rows.append([f"{measure.title} {measure.better}", *(_figure(figures, measure) for figures in columns)])
     spans = [("", 1), *((entry.name, len(entry.result.figures)) for entry in group)]
     return table([spans, [("", 1), *((f"{figures.horizon:g} s", 1) for figures in columns)]], rows)

@@ -26,12 +26,23 @@ class Measure:
 
 
 _IMAGE = (Measure("psnr", "PSNR, dB", "↑"), Measure("ssim", "SSIM", "↑"), Measure("lpips", "LPIPS", "↓"))
+WORLD = (  # shown where they were measured
+    Measure("speed_error", "Speed error, m/s", "↓"),
+    Measure("speed_error_real", "Speed error of real frames, m/s", "↓"),
+    Measure("yaw_rate_error", "Yaw rate error, rad/s", "↓"),
+    Measure("yaw_rate_error_real", "Yaw rate error of real frames, rad/s", "↓"),
+    Measure("trajectory_difference", "Trajectory difference over 2 s, m", "↓"),
+    Measure("trajectory_difference_real", "Trajectory difference of real frames, m", "↓"),
+    Measure("view_agreement", "Agreement of neighbouring views", "↑"),
+    Measure("view_agreement_real", "Agreement of neighbouring real views", "↑"),
+)
 STANDARD = (  # by the networks of published FID and FVD
     Measure("fid", "FID, all frames", "↓"),
     Measure("fid_without_condition", "FID, given frames left out", "↓"),
     Measure("kid", "KID", "↓", "kid_se"),
     Measure("fvd", "FVD", "↓", "fvd_se"),
     *_IMAGE,
+    *WORLD,
 )
 LITE = (  # by other networks: the same formulas, other measures
     Measure("frame_frechet", "Frame Fréchet, all frames", "↓"),
@@ -39,6 +50,7 @@ LITE = (  # by other networks: the same formulas, other measures
     Measure("frame_kernel", "Frame kernel distance", "↓", "frame_kernel_se"),
     Measure("video_frechet", "Video Fréchet", "↓", "video_frechet_se"),
     *_IMAGE,
+    *WORLD,
 )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from gwm import __version__
 from gwm.core import ConfigError
@@ -116,11 +117,12 @@ def score_frames(
         sizes = f"{a.size[0]}x{a.size[1]} and {b.size[0]}x{b.size[1]}"
         raise ConfigError(f"real and generated frames differ in size, {sizes}; bring them to one")
     names = names_of(networks.standard)
-    kernel, kernel_error = kernel_distance(a.sample, b.sample)
-    scores = {
-        "frames": frechet_distance(a.frames, b.frames), "kernel": kernel, "kernel_se": kernel_error,
-        "clips": frechet_distance(a.clips, b.clips),
-    }  # fmt: skip
+    with threadpool_limits(1):  # the last digits depend on the number of threads
+        kernel, kernel_error = kernel_distance(a.sample, b.sample)
+        scores = {
+            "frames": frechet_distance(a.frames, b.frames), "kernel": kernel, "kernel_se": kernel_error,
+            "clips": frechet_distance(a.clips, b.clips),
+        }  # fmt: skip
     return ScoreResult(
         scores={names[name]: value for name, value in scores.items()},
         features=networks.names,

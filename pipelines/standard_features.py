@@ -31,7 +31,7 @@ from gwm.core.inception import SIZE as INCEPTION_SIZE
 from gwm.core.inception import Inception
 from gwm.core.lpips import AlexNet, PerceptualDistance
 from gwm.pipelines import network_files as files
-from gwm.pipelines.features import CPU_BATCH, GPU_BATCH, Features, _exact
+from gwm.pipelines.features import CPU_BATCH, GPU_BATCH, Features, exact
 from gwm.pipelines.network_files import NetworkFile, check_present, load_state, read_checked
 from gwm.shards.schema import Images
 
@@ -77,7 +77,7 @@ class InceptionFeatures:
         assert frames.ndim == 4, frames.shape
         network, device = _load_inception(self.store, self.device)[0], torch.device(self.device)
         found = np.empty((len(frames), self.d), np.float32)
-        with _exact():
+        with exact():
             for part in _batches(len(frames), device):
                 x = RESIZES[self.resize](_tensor(frames[part], device))  # n 3 299 299
                 found[part] = network(x.contiguous(memory_format=torch.channels_last)).cpu().numpy()
@@ -121,7 +121,7 @@ class I3DFeatures:
         check_frames(clips.shape[1])
         logits = self._logits()
         found = np.empty((len(clips), self.d), np.float32)
-        with _exact():
+        with exact():
             for i, clip in enumerate(clips):
                 x = _tensor(clip, torch.device(self.device)).float()
                 found[i] = logits(_crop(x) if self.resize == "crop" else x)[0].cpu().numpy()
@@ -169,7 +169,7 @@ class Lpips:
         assert a.shape == b.shape and a.ndim == 4, (a.shape, b.shape)  # noqa: PT018
         network, device = _load_lpips(self.store, self.device)[0], torch.device(self.device)
         found = np.empty(len(a), np.float32)
-        with _exact():
+        with exact():
             for part in _batches(len(a), device):
                 x, y = (_tensor(frames[part], device).float() / 127.5 - 1 for frames in (a, b))
                 found[part] = network(x, y).cpu().numpy()
