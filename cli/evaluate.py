@@ -37,7 +37,8 @@ def evaluate(
         ),
     ] = None,
     zero_shot: Annotated[
-        bool, typer.Option("--zero-shot", help="Refuse a checkpoint that was trained on this dataset.")
+        bool,
+        typer.Option("--zero-shot", help="Refuse a checkpoint that was trained on this dataset; always so for waymo."),
     ] = False,
     limit: Annotated[
         int | None, typer.Option("--limit", help="So many clips only, evenly among all: a partial result.")

@@ -95,7 +95,8 @@ def prepare(wanted: Wanted, out: Path, device: torch.device) -> tuple[Plan, list
     header = load_header(path, CHECKPOINT_FORMAT)
     config, training = read_config(header), read_training(header)
     protocol = choose_protocol(wanted.dataset, wanted.protocol, config.views)
-    check_model(protocol, config, training, checkpoint_name(wanted.checkpoint), wanted.zero_shot)
+    zero_shot = wanted.zero_shot or protocol.zero_shot
+    check_model(protocol, config, training, checkpoint_name(wanted.checkpoint), zero_shot)
     dataset = open_dataset(wanted.data)
     clips = list_clips(protocol, dataset)
     found = len(clips)
@@ -129,7 +130,7 @@ def prepare(wanted: Wanted, out: Path, device: torch.device) -> tuple[Plan, list
         warnings += _strange(reader["training"]["data"], dataset.source)
     record = {
         "protocol": asdict(protocol),
-        "zero_shot": wanted.zero_shot,
+        "zero_shot": zero_shot,
         "partial": len(clips) < protocol.clips,
         "limit": wanted.limit,
         "actions": actions,
@@ -160,9 +161,9 @@ def check_model(protocol: Protocol, config: ModelConfig, training: Training, nam
         )
     seen = [line for line in training.data if line.partition(" ")[0] == protocol.dataset]
     if zero_shot and seen:
+        why = f"protocol {protocol.name} is" if protocol.zero_shot else "--zero-shot is"
         raise ConfigError(
-            f"--zero-shot: {name} was trained on {protocol.dataset} ({seen[0]}); leave --zero-shot out, and the "
-            "result will say so"
+            f"{why} for models that have not seen {protocol.dataset}, and {name} was trained on it ({seen[0]})"
         )
 
 

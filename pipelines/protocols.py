@@ -40,6 +40,7 @@ class Protocol:
     fid_frames: int | None = None  # drawn from the scored clips of a horizon; None: all of them
     listed: bool = False  # every sample is a clip: the dataset was made from a clip list
     per_scene: bool = False  # one clip a scene, its first
+    zero_shot: bool = False  # for models that were not trained on the dataset alone
     decisions: tuple[str, ...] = ()  # where the source is silent
 
 
@@ -137,6 +138,7 @@ ZERO_SHOT = Protocol(
     condition_frames=1,
     actions=False,
     fid_frames=15_000,
+    zero_shot=True,
     decisions=(_REAL, _WINDOWS, "all 25 frames count for FID: 600 x 25 are the paper's 15 000"),
 )
 PROTOCOLS = (VISTA, MASKGWM, DRIVE_WM, LONG_HORIZON, ABLATION, ZERO_SHOT)

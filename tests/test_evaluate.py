@@ -257,7 +257,7 @@ def test_what_an_evaluation_refuses(shards: Path, model: Callable[..., Path], tm
         assert not (tmp_path / "refused").exists()
 
     seen = model("waymo shards sha256:00", "world towns sha256:01")
-    refuse(r"--zero-shot: .* was trained on waymo \(waymo shards", checkpoint=seen, zero_shot=True)
+    refuse(r"zero-shot is for models that have not seen waymo, .* trained on it \(waymo shards", checkpoint=seen)
     refuse("--limit 1: at least 2", limit=1)
     refuse("--protocol vista: waymo has zero-shot", protocol="vista")
     with pytest.raises(ConfigError, match=r"drivewm has 6 views, .* has learned 1; give a checkpoint of --variant mv"):
@@ -268,12 +268,15 @@ def test_what_an_evaluation_refuses(shards: Path, model: Callable[..., Path], tm
         evaluate.evaluate(
             replace(wanted(shards, model()), features=FeatureChoice(kind="lite", resize="clean")), tmp_path / "r", "cpu"
         )
-    known = evaluate.evaluate(wanted(shards, seen, limit=2), tmp_path / "out", "cpu")
+    mixed = model("opendv all sha256:02", "world towns sha256:01")
+    with pytest.raises(ConfigError, match="--zero-shot is for models that have not seen opendv"):
+        evaluate.evaluate(replace(wanted(shards, mixed, zero_shot=True), dataset="opendv"), tmp_path / "r", "cpu")
+    known = evaluate.evaluate(wanted(shards, mixed, limit=2), tmp_path / "out", "cpu")
     assert known is not None
-    assert known["checkpoint"]["training_data"] == ["waymo shards sha256:00", "world towns sha256:01"]
-    assert known["zero_shot"] is False
+    assert known["checkpoint"]["training_data"] == ["opendv all sha256:02", "world towns sha256:01"]
+    assert known["zero_shot"] is True  # the protocol is
     with pytest.raises(ConfigError, match=r"holds another evaluation \(.*sampling.* differ\)"):
-        evaluate.evaluate(wanted(shards, seen, limit=2, seed=3), tmp_path / "out", "cpu")
+        evaluate.evaluate(wanted(shards, mixed, limit=2, seed=3), tmp_path / "out", "cpu")
 
 
 def test_kept_videos_and_a_full_disk(
