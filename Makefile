@@ -16,7 +16,7 @@ demo: $(VENV)/installed
 	$(BIN)/gwm demo -o demo
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -11,7 +11,10 @@ from gwm import GwmError
 from gwm.cli.rollout import CheckpointFile, parse_range
 from gwm.cli.run import Device, Json, Out, Seed, data_root, new_folder, show
 
-FEATURES = "standard: Inception and I3D, as published (gwm weights fetch); lite: small ones that come with gwm; auto."
+FEATURES = (
+    "standard: Inception and I3D, as published (gwm weights fetch); lite: small ones that come with gwm; "
+    "auto: standard where its files are here, else lite."
+)
 FeatureKind = Annotated[Literal["auto", "standard", "lite"], typer.Option("--features", help=FEATURES)]
 Resize = Annotated[
     Literal["torch-fidelity", "clean", "pytorch-fid"], typer.Option("--resize", help="How FID's frames are resized.")
@@ -33,7 +36,7 @@ def evaluate(
         typer.Option(
             "--protocol",
             help="nuscenes: maskgwm, vista, drivewm (for mview); opendv: long-horizon, ablation; waymo: zero-shot. "
-            "The first named if absent.",
+            "If absent the first named, for nuscenes and a model of six views drivewm.",
         ),
     ] = None,
     zero_shot: Annotated[
@@ -131,9 +134,10 @@ def shards_of(dataset: str, given: Path | None) -> Path:
 def shown(result: dict[str, Any]) -> dict[str, Any]:
     """What is printed of a result."""
     protocol, checkpoint, features = result["protocol"], result["checkpoint"], result["features"]
+    n = result["data"]["clips"] - len(result["missing"])
     values: dict[str, Any] = {
         "protocol": f"{protocol['title']}, version {protocol['version']}",
-        "clips": f"{result['data']['clips']} of {protocol['clips']}{' (partial)' if result['partial'] else ''}",
+        "clips": f"{n} of {protocol['clips']}{' (partial)' if result['partial'] else ''}",
         "checkpoint": checkpoint["name"],
         "features": [features["frames"], features["clips"]],
     }

@@ -38,12 +38,14 @@ def score(
     as_json: Json = False,
 ) -> None:
     """FID, KID and FVD between two sets of video; or, with the small features, distances of other names."""
-    from gwm.shards.files import make_folder, write_json
+    from gwm.shards.files import write_json
 
     chosen = (features, resize, fvd, fvd_fit) != ("auto", "torch-fidelity", "tats", "squash")
     if from_features is not None:
-        if real is not None or paired or chosen or size:
+        other = allow_missing or clip_frames != 25 or device != "auto"
+        if real is not None or paired or chosen or size or other:
             raise GwmError("--from-features takes all from its file: give --out, --json or nothing beside it")
+        _check_writable(out)
         values = _again(from_features)
     elif real is None or generated is None:
         raise GwmError("give two sets of video, REAL and GENERATED, or --from-features FILE")
@@ -52,20 +54,28 @@ def score(
             raise GwmError("--paired compares frames: leave out --features, --allow-missing and --clip-frames")
         from gwm.pipelines.paired import score_paired
 
+        _check_writable(out)
         values = asdict(score_paired(real, generated, _store(), device, parse_size(size) if size else None))
     else:
         from gwm.pipelines.feature_choice import FeatureChoice
         from gwm.pipelines.score import score as run_score
         from gwm.pipelines.score import shown
 
-        if out is not None:
-            make_folder(out)
         choice = FeatureChoice(_store(), features, resize, fvd, fvd_fit).settled()
         wanted = parse_size(size) if size else None
+        _check_writable(out)
         values = shown(run_score(real, generated, choice, clip_frames, device, wanted, allow_missing))
     if out is not None:
-        write_json(make_folder(out) / "scores.json", values)
+        write_json(out / "scores.json", values)
     show("scores", values, as_json)
+
+
+def _check_writable(out: Path | None) -> None:
+    """Make the output folder before the work, which would be lost without it."""
+    from gwm.shards.files import make_folder
+
+    if out is not None:
+        make_folder(out)
 
 
 def _store() -> Path:

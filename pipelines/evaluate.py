@@ -74,15 +74,17 @@ def evaluate(wanted: Wanted, out: Path, device: str = "auto", workers: Workers |
     """
     with join_team(choose_device(device), patience=PATIENCE) as team:
         plan, clips, record = prepare(wanted, out, team.device)
-        if team.leads:
-            make_folder(out / "clips")
-        team.wait()
         if not team.leads:
-            _share(plan, clips, team)
-            team.wait()
+            (finished,) = team.any(False)
+            if not finished:
+                _share(plan, clips, team)
+                team.wait()
             return None
-        with locked(out, "lock"), one_thread_on_cpu(team.device):
+        with locked(make_folder(out), "lock"), one_thread_on_cpu(team.device):
             old = begin(out, record)
+            if old is None:
+                _tidy(plan)
+            team.any(old is not None)  # the others wait until the folder is known to be this evaluation's, and tidy
             if old is not None:
                 console.print(f"{out} holds this evaluation already", markup=False, highlight=False)
                 return old
@@ -110,7 +112,11 @@ def prepare(wanted: Wanted, out: Path, device: torch.device) -> tuple[Plan, list
         sampling.guidance_range,
     )  # fmt: skip
     settings.check(training.frames)
-    actions = protocol.actions if wanted.actions is None else wanted.actions
+    if wanted.actions and not config.actions:
+        raise ConfigError(
+            f"--actions: {checkpoint_name(wanted.checkpoint)} has not learned any action (stage 2 does); leave it out"
+        )
+    actions = config.actions and (protocol.actions if wanted.actions is None else wanted.actions)
     features = wanted.features.settled()
     plan = Plan(
         wanted.checkpoint,
@@ -194,6 +200,16 @@ def one_thread_on_cpu(device: torch.device) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _tidy(plan: Plan) -> None:
+    """Remove what a killed run left half done, while nobody else writes; what was missing is tried again."""
+    make_folder(plan.out / "clips")
+    for folder in (plan.out, *(plan.out / name for name in ("clips", "videos", "examples"))):
+        if folder.exists():
+            remove_temporaries(folder)
+    for file in (plan.out / "clips").glob("*.json"):
+        file.unlink()
+
+
 def _share(plan: Plan, clips: Sequence[Clip], team: Team) -> None:
     """What a process of a team does: its clips, if they are not there yet."""
     with one_thread_on_cpu(team.device):
@@ -207,11 +223,6 @@ def _lead(
 ) -> dict[str, Any]:
     """Have the clips done, then score them."""
     began = time.monotonic()
-    remove_temporaries(plan.out)
-    if team.size == 1:
-        remove_temporaries(plan.out / "clips")
-    for file in (plan.out / "clips").glob("*.json"):
-        file.unlink()  # what was missing is tried again
     ours = clips[team.rank :: team.size]
     left = [clip for clip in ours if not plan.part(clip).exists()]
     try:
@@ -237,6 +248,7 @@ def _lead(
     figures = compute_figures(features)
     result = {
         **record,
+        "partial": len(whole) < plan.protocol.clips,
         "figures": list(figures.rows),
         "examples": _examples(plan, whole, features),
         "missing": missing,

@@ -131,7 +131,8 @@ def read_features(path: Path) -> Iterator[Scored]:
 
 def _opened(path: Path) -> tuple[pq.ParquetFile, Origin]:
     try:
-        file = pq.ParquetFile(path, page_checksum_verification=True)
+        # A buffer would hold all that was read until the end.
+        file = pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False)
         values = json.loads((file.schema_arrow.metadata or {}).get(b"gwm", b"{}"))
         if values.pop("format", None) != FORMAT or file.schema_arrow.names != _SCHEMA.names:
             raise ValueError("those of another version of gwm")

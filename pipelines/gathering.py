@@ -51,9 +51,9 @@ class Sample:
         """Consider some more (n, d)."""
         for feature in features:
             if self._seen < SAMPLE:
-                self._kept.append(feature)
+                self._kept.append(feature.copy())  # a view would keep all of `features`
             elif (place := int(self._draw.integers(self._seen + 1))) < SAMPLE:
-                self._kept[place] = feature
+                self._kept[place] = feature.copy()
             self._seen += 1
 
     def drawn(self) -> Features:

@@ -74,7 +74,10 @@ def score_paired(
 def _pairs(real: Path, generated: Path) -> list[tuple[AnyPath, AnyPath]]:
     if real.is_file() and generated.is_file():
         return [(real, generated)]
-    a, b = ({str(file).removeprefix(str(root)): file for file in video_files(root)} for root in (real, generated))
+    a, b = (
+        {str(Path(str(file)).relative_to(root if root.is_dir() else root.parent)): file for file in video_files(root)}
+        for root in (real, generated)
+    )
     if alone := sorted(a.keys() ^ b.keys()):
         raise ConfigError(
             f"{len(alone)} videos have no partner ({', '.join(alone[:3])}{', …' if len(alone) > 3 else ''}): pairs are "

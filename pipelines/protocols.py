@@ -70,7 +70,7 @@ MASKGWM = replace(
     title="nuScenes, single view (MaskGWM's reading)",
     source="MaskGWM 4.1 and 7.3",
     actions=True,
-    decisions=(_REAL, "the paper's FID counts all 25 frames: fid; all actions that the clip has are given"),
+    decisions=(_REAL, "the paper's FID counts all 25 frames: fid; the clip's speed and steering are given"),
 )
 DRIVE_WM = Protocol(
     name="nuscenes-drivewm",
@@ -90,7 +90,8 @@ DRIVE_WM = Protocol(
     per_scene=True,
     decisions=(
         _REAL,
-        "videos of 16 frames, the first of each scene, in windows of the model's length; one given frame; true actions",
+        "videos of 16 frames, the first of each scene, in windows of the model's length; one given frame",
+        "the clip's true speed and steering are given",
         "every view of a drive is a clip of its own for FVD",
     ),
 )
@@ -187,10 +188,9 @@ def list_clips(protocol: Protocol, dataset: Dataset) -> list[Clip]:
             f"{dataset.path} holds whole scenes; protocol {protocol.name} scores the clips of a list: "
             f"{protocol.command}"
         )
-    views = RIG[: protocol.views] if protocol.views > 1 else ()
     try:
         stride = protocol.frames
-        found = iterate_windows(dataset, "val", protocol.frames, stride, views)
+        found = iterate_windows(dataset, "val", protocol.frames, stride, RIG[: protocol.views])
     except ShardError as error:
         raise ShardError(f"{error}. For protocol {protocol.name}: {protocol.command}") from error
     if protocol.per_scene:

@@ -79,9 +79,7 @@ def _videos(result: Result) -> tuple[bytes | None, ...]:
 
 def _read(folder: Path, file: Path) -> bytes | None:
     """A file below the folder and no other: a result must not bring other files of this machine into a page."""
-    if not file.resolve().is_relative_to(folder.resolve()):
-        return None
     try:
-        return file.read_bytes()
-    except OSError:
+        return file.read_bytes() if file.resolve().is_relative_to(folder.resolve()) else None
+    except (OSError, ValueError):  # ValueError: what cannot be a name
         return None

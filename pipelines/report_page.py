@@ -93,9 +93,10 @@ def _head(group: Sequence[Entry]) -> Iterator[str]:
     rules = group[0].result.rules
     for entry in group:
         result = entry.result
-        training = words(result.checkpoint.get("training_data")) or "not recorded"
-        zero = f" Zero-shot: nothing of {rules.dataset} is in it." if result.zero_shot else ""
-        yield f"<p><strong>{escape(entry.name)}</strong>, trained on: {escape(training)}.{escape(zero)}</p>"
+        training = words(result.checkpoint.get("training_data"))
+        zero = f" Zero-shot: nothing of {rules.dataset} is in it." if result.zero_shot and training else ""
+        about = escape(f"trained on: {training or 'not recorded'}.{zero}")
+        yield f"<p><strong>{escape(entry.name)}</strong>, {about}</p>"
     lines = [(name, value) for name, value in rules.values.items() if name not in ("title", "decisions", "command")]
     yield f"<details><summary>The protocol: {escape(rules.source)}</summary>{pairs(lines)}"
     if rules.decisions:

@@ -121,7 +121,7 @@ class Result:
     @property
     def clips(self) -> int:
         """How many were generated and scored."""
-        return int(self.data["clips"])
+        return int(self.data["clips"]) - len(self.missing)
 
 
 def result_file(given: Path) -> Path:
@@ -153,7 +153,7 @@ def read_result(file: Path) -> Result:
         raise ConfigError(f"the evaluation in {file.parent} has not finished; the same `gwm eval` command continues it")
     try:
         return _result(file.parent, values)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise _damaged(file, error) from error
 
 

@@ -110,7 +110,7 @@ def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _short(value: Any) -> str:
     text = "none" if value is None else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+    return text if len(text) <= 60 else f"{text[:20]}…{text[-38:]}"
 
 
 def checksum(model: WorldModel) -> str:

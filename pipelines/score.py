@@ -87,14 +87,21 @@ def score(
     sides = a.clips(size, clip_frames, lost), b.clips(size, clip_frames, lost)
     try:
         result = score_frames(*sides, choice, clip_frames, device)
-    finally:
-        if lost and not allow_missing:
-            count = f"{len(lost)} videos are" if len(lost) > 1 else "a video is"
-            raise SourceError(
-                f"{count} damaged ({'; '.join(lost[:3])}{' …' if len(lost) > 3 else ''}); replace what is damaged, or "
-                "score what decodes with --allow-missing"
-            )
+    except ConfigError:  # such as for too few clips, where damage is the cause to tell
+        _refuse(lost, allow_missing)
+        raise
+    _refuse(lost, allow_missing)
     return replace(result, real=str(a), generated=str(b), warnings=(*lost, *result.warnings))
+
+
+def _refuse(lost: list[str], allow_missing: bool) -> None:
+    """SourceError for damaged videos, where these are not allowed."""
+    if lost and not allow_missing:
+        count = f"{len(lost)} videos are" if len(lost) > 1 else "a video is"
+        raise SourceError(
+            f"{count} damaged ({'; '.join(lost[:3])}{' …' if len(lost) > 3 else ''}); replace what is damaged, or "
+            "score what decodes with --allow-missing"
+        )
 
 
 def score_frames(

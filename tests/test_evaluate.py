@@ -6,26 +6,30 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
+from conftest import TINY
 from toy_evaluation import save_tiny, write_waymo
 from typer.testing import CliRunner
 
 from gwm.cli.main import app
 from gwm.core import ConfigError
 from gwm.core.sampler import Sampling
-from gwm.pipelines import eval_clip, evaluate, feature_choice
+from gwm.pipelines import eval_clip, evaluate, feature_choice, protocols
 from gwm.pipelines.evaluate import Wanted
 from gwm.pipelines.feature_choice import FeatureChoice
 from gwm.pipelines.feature_file import Features, read_features
 from gwm.pipelines.figures import compute_figures
-from gwm.pipelines.protocols import LONG_HORIZON, ZERO_SHOT
+from gwm.pipelines.protocols import LONG_HORIZON, ZERO_SHOT, list_clips
+from gwm.pipelines.team import Team
 from gwm.shards import ShardError
 from gwm.shards.index import open_dataset
 from gwm.shards.schema import Images
@@ -210,6 +214,48 @@ def test_two_processes_of_torchrun_give_the_figures_of_one(
     assert json.loads(done.stdout)["figures"] == one["figures"]
 
 
+def test_the_others_begin_when_the_folder_is_known_and_tidy(
+    shards: Path, model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    """They once began with the leader: into another evaluation's folder, and lost clips went unnamed."""
+    out, seen = tmp_path / "out", []
+
+    class Two(Team):
+        def any(self, *here: bool) -> tuple[bool, ...]:
+            seen.append((self.rank, *here, sorted(file.name for file in (out / "clips").glob("*"))))
+            return here if self.leads else (True,)
+
+        def wait(self) -> None:
+            pass
+
+    @contextmanager
+    def join_as(rank: int, *_: Any, **__: Any) -> Iterator[Team]:
+        yield Two(rank, 2)
+
+    monkeypatch.setattr(evaluate, "join_team", partial(join_as, 0))
+    (out / "clips").mkdir(parents=True)
+    (out / "plan.json").write_text("{}")
+    with pytest.raises(ConfigError, match="holds another evaluation"):
+        evaluate.evaluate(wanted(shards, model(), limit=4), out, "cpu")
+    assert seen == []
+    (out / "plan.json").unlink()
+    (out / "videos").mkdir()
+    for name in ("clips/000001.json", "clips/.000001.parquet.1.tmp.parquet", "videos/.000001.fragments.1.tmp.mp4"):
+        (out / name).write_text("{}")  # of a killed run
+    do_clip = eval_clip.do_clip
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "do_clip", lambda plan, clip: [do_clip(plan, c) for c in list_clips(ZERO_SHOT, data)])
+        data = replace(open_dataset(shards), source="waymo")
+        assert evaluate.evaluate(wanted(shards, model(), limit=4), out, "cpu") is not None
+    monkeypatch.setattr(evaluate, "do_clip", None)  # of a finished one nothing is done again
+    assert evaluate.evaluate(wanted(shards, model(), limit=4), out, "cpu") is not None
+    monkeypatch.setattr(evaluate, "join_team", partial(join_as, 1))
+    assert evaluate.evaluate(wanted(shards, model(), limit=4), out, "cpu") is None
+    assert seen == [(0, False, []), (0, True, []), (1, False, [])]
+    assert not (out / "clips").exists()
+    assert not list((out / "videos").iterdir())
+
+
 def test_seeds_and_clips_decide_what_is_drawn(
     shards: Path, model: Callable[..., Path], tmp_path: Path, quick: None
 ) -> None:
@@ -227,7 +273,7 @@ def test_seeds_and_clips_decide_what_is_drawn(
 
 
 def test_a_damaged_clip_is_named_and_refused(
-    shards: Path, model: Callable[..., Path], tmp_path: Path, quick: None
+    shards: Path, model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
 ) -> None:
     """Then scored without, where that is allowed; the other clips are not drawn again."""
     import shutil
@@ -238,12 +284,14 @@ def test_a_damaged_clip_is_named_and_refused(
     with (broken / row.shard).open("r+b") as file:
         file.seek(int(row.frame_offsets[3]))
         file.write(bytes(64))
+    monkeypatch.setitem(protocols.DEFAULTS, "waymo", replace(ZERO_SHOT, clips=6))
     with pytest.raises(ShardError, match=r"1 of 6 clips cannot be read \(tiny-002@0: .*--allow-missing"):
         evaluate.evaluate(wanted(broken, model()), tmp_path / "out", "cpu")
     assert not (tmp_path / "out/result.json").exists()
     result = evaluate.evaluate(wanted(broken, model(), allow_missing=True), tmp_path / "out", "cpu")
     assert result is not None
     assert [loss["key"] for loss in result["missing"]] == ["tiny-002@0"]
+    assert result["partial"]  # though the list of clips is whole
     assert result["figures"][0]["n_clips"] == 5
     numbers = [row.number for row in read_features(tmp_path / "out/features.parquet")]
     assert numbers == [0, 1, 3, 4, 5]
@@ -277,6 +325,20 @@ def test_what_an_evaluation_refuses(shards: Path, model: Callable[..., Path], tm
     assert known["zero_shot"] is True  # the protocol is
     with pytest.raises(ConfigError, match=r"holds another evaluation \(.*sampling.* differ\)"):
         evaluate.evaluate(wanted(shards, mixed, limit=2, seed=3), tmp_path / "out", "cpu")
+
+
+def test_a_model_without_actions_is_told_none(
+    shards: Path, model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    """Whatever the protocol says; the record must not claim it."""
+    monkeypatch.setitem(protocols.DEFAULTS, "waymo", replace(ZERO_SHOT, actions=True))
+    deaf = save_tiny(tmp_path / "deaf.safetensors", config=replace(TINY, actions=False))
+    told = [evaluate.prepare(wanted(shards, path), tmp_path, torch.device("cpu"))[2] for path in (model(), deaf)]
+    assert [record["actions"] for record in told] == [True, False]
+    with pytest.raises(
+        ConfigError, match=r"--actions: .*deaf\.safetensors has not learned any action \(stage 2 does\)"
+    ):
+        evaluate.evaluate(wanted(shards, deaf, actions=True), tmp_path / "out", "cpu")
 
 
 def test_kept_videos_and_a_full_disk(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from gwm.core import ConfigError
@@ -132,6 +134,28 @@ def test_the_sample_is_uniform(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(np.unique(drawn)) == 100
     assert 400 < drawn.mean() < 600
     assert np.array_equal(again.drawn(), -drawn)
+
+
+def test_the_sample_keeps_nothing_but_its_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Views of their rows once kept whole row groups of a feature file in memory, for one feature each."""
+    monkeypatch.setattr(gathering, "SAMPLE", 3)
+    sample, blocks = gathering.Sample(), [np.full((5, 2), i, np.float32) for i in range(20)]
+    alive = [weakref.ref(block) for block in blocks]
+    while blocks:
+        sample.add(blocks.pop(0))
+    assert not any(ref() is not None for ref in alive)
+    assert sample.drawn().max() > 0  # some were drawn behind the first three
+
+
+def test_a_file_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
+    """pyarrow's buffer ahead of the reader once kept the whole file, 2 GB of a published protocol's FID features."""
+    rng = np.random.default_rng(0)
+    features = [rng.normal(size=(7, 500)).astype(np.float32) for _ in range(32)]
+    scored = [replace(row, real_frames=features[row.number % 32] + np.float32(row.number)) for row in rows(32 * 12)]
+    path = written(tmp_path / "features.parquet", scored)
+    before = pa.total_allocated_bytes()
+    held = [pa.total_allocated_bytes() - before for _ in read_features(path)]
+    assert 0 < max(held) < path.stat().st_size / 2
 
 
 def test_what_holds_no_features(tmp_path: Path) -> None:

@@ -64,11 +64,18 @@ def test_unequal_pairs_are_refused(folders: tuple[Path, Path], tmp_path: Path) -
     refuse(r"differ in size \(.*48x32.*64x32\); bring all to one with --size", real, made)
     assert score_paired(real, made, Path("nowhere"), "cpu", size=(32, 32)).frames == 40
     (made / "sub/b.mp4").rename(made / "c.mp4")
-    refuse(r"2 videos have no partner \(/c\.mp4, /sub/b\.mp4\): pairs are files of the same name", real, made)
+    refuse(r"2 videos have no partner \(c\.mp4, sub/b\.mp4\): pairs are files of the same name", real, made)
     (made / "c.mp4").rename(made / "sub/b.mp4")
     (made / "sub/b.mp4").write_text("no video")
     refuse("b.mp4", real, made, SourceError)
     refuse("does not exist", real, tmp_path / "none", SourceError)
+    refuse(r"1 videos have no partner \(sub/b\.mp4\)", real, made / "a.mp4")
+
+
+def test_the_folder_here_is_as_good_as_its_name(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    real, made = folders
+    monkeypatch.chdir(real)
+    assert score_paired(Path(), made, Path("nowhere"), "cpu").videos == 2
 
 
 def gwm(*arguments: object) -> Any:
@@ -82,11 +89,21 @@ def test_options_that_have_no_effect_together_are_refused(folders: tuple[Path, P
     assert "give two sets of video" in gwm(real)
     assert "leave out" in gwm(real, made, "--paired", "--features", "lite")
     assert "takes all from its file" in gwm(real, made, "--from-features", "x.parquet")
+    assert "takes all from its file" in gwm("--from-features", "x.parquet", "--clip-frames", 5)
+    assert "takes all from its file" in gwm("--from-features", "x.parquet", "--allow-missing")
     assert "holds no features" in gwm("--from-features", tmp_path / "x.parquet")
     assert "for --features standard" in gwm(real, made, "--features", "lite", "--resize", "clean")
     result = gwm(real, made, "--paired", "-o", tmp_path / "out", "--json")
     assert result["videos"] == 2
     assert json.loads((tmp_path / "out/scores.json").read_text())["psnr"] == result["psnr"]
+
+
+def test_a_folder_that_cannot_be_written_is_known_before_the_work(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paired, "score_paired", None)
+    (tmp_path / "file").touch()
+    assert "choose another folder with -o" in gwm(*folders, "--paired", "-o", tmp_path / "file" / "out")
 
 
 def test_standard_features_are_not_replaced_by_others(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from conftest import tiny_chunk
-from toy_shards import write
+from toy_shards import make_chunk, write
 
 from gwm.core import ConfigError
 from gwm.pipelines.protocols import (
@@ -113,6 +114,15 @@ def test_what_is_no_clip_list_is_refused(shards: Dataset) -> None:
         list_clips(LONG_HORIZON, replace(shards, source="opendv"))
     with pytest.raises(ShardError, match="front_right"):
         list_clips(DRIVE_WM, replace(shards, source="nuscenes"))
+
+
+def test_samples_without_the_front_view_are_no_clips(tmp_path: Path) -> None:
+    """They once were listed, to be missed as damaged when they were read."""
+    chunks = [make_chunk(i, 25, views, "val") for i, views in enumerate((("front",), ("back",), ("back", "front")))]
+    found = list_clips(ZERO_SHOT, as_waymo(open_dataset(write(tmp_path / "some", chunks))))
+    assert [c.row for c in found] == [0, 2]
+    with pytest.raises(ShardError, match="no val sample with the views front; it has back"):
+        list_clips(ZERO_SHOT, as_waymo(open_dataset(write(tmp_path / "none", chunks[1:2]))))
 
 
 def test_the_usual_protocol_of_a_dataset() -> None:

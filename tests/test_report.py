@@ -121,6 +121,8 @@ def test_standard_figures_stand_beside_the_published_ones(tmp_path):
     assert vista[:3] == ["Vista", "9.76", "176.6"]
     assert all(len(row) == 5 and row[3] and "2502.11663" in row[4] for row in (ours, vista))
     assert "Zero-shot: nothing of waymo" in page.text
+    values["checkpoint"]["training_data"] = []
+    assert "Zero-shot: nothing" not in read(tmp_path / "unknown", values)[1]  # where nobody wrote it down
     assert not page.notices
     assert not page.of("svg")  # one horizon
 
@@ -168,7 +170,7 @@ def test_curves_of_figure_7_belong_to_their_protocol(tmp_path):
 
 def test_a_partial_result_says_so_first(tmp_path):
     values = toy.result(partial=True, limit=4, warnings=["fvd is biased upward: 4 clips for 400 feature dimensions"])
-    values["data"] |= {"clips": 4}
+    values["data"] |= {"clips": 5}
     values["missing"] = [{"key": "drive-7@0", "cause": "its third frame is damaged"}]
     page, text = read(tmp_path, values)
     assert "Partial result: 4 of the protocol's 300 clips (--limit 4)" in page.notices[0]
@@ -230,14 +232,14 @@ def test_videos_are_in_the_page_worst_first(tmp_path):
 def test_a_missing_video_is_a_line_and_no_file_from_elsewhere_enters(tmp_path):
     (tmp_path / "secret.mp4").write_bytes(b"secret")
     first, *others = toy.EXAMPLES
-    values = toy.result(examples=[first | {"video": "../secret.mp4"}, *others])
+    values = toy.result(examples=[first | {"video": "../secret.mp4"}, *others, first | {"video": "no\0name.mp4"}])
     folder = toy.write(tmp_path / "r", values, videos=False)
     made = write_report([folder], tmp_path / "out")
     page = Page((tmp_path / "out" / PAGE).read_text())
     assert made.videos == len(page.of("video")) == 0
     assert [line for line in page.notices if "is not there" in line] == [
         f"{name} is not there." for name in ("examples/worst-1.mp4", "examples/worst-2.mp4", "../secret.mp4",
-                                             "examples/best-2.mp4")
+                                             "examples/best-2.mp4", "no\0name.mp4")
     ]  # fmt: skip
 
 
@@ -312,6 +314,7 @@ def test_the_same_results_make_the_same_bytes(tmp_path):
         (lambda v: v | {"seconds": float("nan")}, "damaged .*NaN"),
         (lambda v: v | {"examples": [{"kind": "fair", "key": "a", "video": "b"}]}, "damaged .*fair"),
         (lambda v: v | {"size": [1]}, "damaged"),
+        (lambda v: v | {"figures": [v["figures"][0] | {"fid": 10**400}]}, "damaged .*too large"),
         (lambda v: [v], "damaged"),
     ],
 )

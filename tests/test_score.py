@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -311,7 +311,7 @@ def test_no_clip_spans_a_gap_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_damaged_videos_are_refused_or_named(videos: Path, tmp_path: Path) -> None:
+def test_damaged_videos_are_refused_or_named(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is cut, and one that is none at all: among whole ones."""
     (tmp_path / "made").mkdir()
     whole, cut = tmp_path / "made/whole.mp4", tmp_path / "made/cut.mp4"
@@ -324,6 +324,14 @@ def test_damaged_videos_are_refused_or_named(videos: Path, tmp_path: Path) -> No
     assert 7 * T <= result.n_frames_generated < 10 * T
     assert "a-text.mp4" in result.warnings[0]
     assert str(cut) in result.warnings[1]
+
+    def interrupted(_: Any, generated: Iterator[Images], *__: Any) -> None:
+        list(generated)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(score, "score_frames", interrupted)
+    with pytest.raises(KeyboardInterrupt):  # which is not the videos' fault
+        run(videos, tmp_path / "made")
 
 
 @pytest.mark.usefixtures("quick")

@@ -9,6 +9,7 @@ import torch
 from conftest import TINY, tiny_chunk, tiny_recipe
 from toy_shards import write
 
+from gwm.core.config import ModelConfig
 from gwm.core.world_model import WorldModel
 from gwm.pipelines.checkpoint import Training, save_checkpoint
 from gwm.shards.index import DATASET_FILE
@@ -22,8 +23,8 @@ def write_waymo(out: Path, samples: int = 6, frames: int = 30, source: str = "wa
     return out
 
 
-def save_tiny(path: Path, *data: str) -> Path:
+def save_tiny(path: Path, *data: str, config: ModelConfig = TINY) -> Path:
     """The checkpoint of a tiny model that was trained on `data`."""
     torch.manual_seed(0)
-    save_checkpoint(path, TINY, WorldModel(TINY).state_dict(), Training(tiny_recipe().size, 6, data=data))
+    save_checkpoint(path, config, WorldModel(config).state_dict(), Training(tiny_recipe().size, 6, data=data))
     return path
