@@ -168,7 +168,7 @@ def score_segment(
     counted = list(segment.counted)
     nothing: Floats = np.zeros(0)
     return Scored(
-        clip.number, clip.key, segment,
+        clip.number, clip.key, clip.scene, segment,
         networks.frames(a[counted]), networks.frames(b[counted]),
         networks.clips(a[None, span])[0], networks.clips(b[None, span])[0],
         psnr(a[ahead], b[ahead]), ssim(a[ahead], b[ahead]),

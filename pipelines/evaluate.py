@@ -264,7 +264,13 @@ def _lead(
 
 def _parts(plan: Plan, clips: Sequence[Clip]) -> Iterator[Scored]:
     for clip in clips:
-        yield from read_features(plan.part(clip))
+        try:
+            yield from read_features(plan.part(clip))
+        except ConfigError as error:
+            plan.part(clip).unlink()
+            raise ShardError(
+                f"{error.args[0].partition(';')[0]}, and removed; the same command makes it again"
+            ) from error
 
 
 def _examples(plan: Plan, clips: Sequence[Clip], features: Path) -> list[dict[str, Any]]:

@@ -33,6 +33,7 @@ _SCHEMA = pa.schema(
     [
         ("number", pa.int32()),
         ("key", pa.string()),
+        ("scene", pa.string()),
         ("horizon", pa.float64()),
         ("view", pa.int32()),
         ("first", pa.int32()),
@@ -82,6 +83,7 @@ class Scored:
 
     number: int  # of the clip
     key: str
+    scene: str
     segment: Segment
     real_frames: Features  # (counted, d)
     generated_frames: Features
@@ -144,7 +146,8 @@ def _opened(path: Path) -> tuple[pq.ParquetFile, Origin]:
 def _values(row: Scored) -> dict[str, Any]:
     segment = row.segment
     return {
-        "number": row.number, "key": row.key, "horizon": segment.horizon, "view": segment.view, "first": segment.first,
+        "number": row.number, "key": row.key, "scene": row.scene,
+        "horizon": segment.horizon, "view": segment.view, "first": segment.first,
         "counted": segment.counted, "real_frames": row.real_frames.ravel(),
         "generated_frames": row.generated_frames.ravel(), "real_clip": row.real_clip,
         "generated_clip": row.generated_clip, "psnr": row.psnr, "ssim": row.ssim, "lpips": row.lpips,
@@ -169,7 +172,7 @@ def _scored(row: dict[str, Any]) -> Scored:
     n = len(counted)
     motions = {name: None if row[name] is None else row[name].reshape(-1, 2) for name in MOTIONS}
     return Scored(
-        row["number"], row["key"], Segment(row["horizon"], row["view"], row["first"], counted),
+        row["number"], row["key"], row["scene"], Segment(row["horizon"], row["view"], row["first"], counted),
         row["real_frames"].reshape(n, -1 if n else 0), row["generated_frames"].reshape(n, -1 if n else 0),
         row["real_clip"], row["generated_clip"], row["psnr"], row["ssim"], row["lpips"], **motions,
         real_agreement=row["real_agreement"], generated_agreement=row["generated_agreement"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from gwm.pipelines.gathering import Sample, Statistics
 from gwm.pipelines.world_measures import world_figures
 from gwm.shards.schema import Floats
 
-RESAMPLES = 100  # of the drives, for the standard error of the clip distance
+RESAMPLES = 100  # of the scenes, for the standard error of the clip distance
 DIGITS = 10  # significant ones that are kept: rounding below them depends on the machine
 STANDARD = {
     "frames": "fid", "predicted": "fid_without_condition", "kernel": "kid", "kernel_se": "kid_se", "clips": "fvd",
@@ -53,7 +54,7 @@ class _Horizon:
         self.frames, self.predicted = (Statistics(), Statistics()), (Statistics(), Statistics())
         self.samples = Sample(), Sample()
         self.clips: tuple[list[Features], list[Features]] = ([], [])
-        self.drives: list[int] = []  # of each clip
+        self.scenes: list[str] = []  # of each clip
         self.fidelity: dict[str, list[Floats]] = {"psnr": [], "ssim": [], "lpips": []}
         self.world: dict[str, list[Floats]] = {}  # only what was measured
 
@@ -65,7 +66,7 @@ class _Horizon:
             self.samples[i].add(features)
         self.clips[0].append(row.real_clip)
         self.clips[1].append(row.generated_clip)
-        self.drives.append(row.number)
+        self.scenes.append(row.scene)
         for name, values in self.fidelity.items():
             values.append(getattr(row, name))
         for name, measured in world_figures(row).items():
@@ -104,7 +105,7 @@ def _score(gathered: _Horizon, names: dict[str, str]) -> tuple[dict[str, Value],
     real, generated = (np.stack(side) for side in gathered.clips)
     if len(real) < 2:
         raise ConfigError(f"{len(real)} clip cannot be scored, at least 2 are needed; raise --limit or give more data")
-    distance, error = clip_distance(real, generated, gathered.drives)
+    distance, error = clip_distance(real, generated, gathered.scenes)
     kernel, kernel_error = kernel_distance(gathered.samples[0].drawn(), gathered.samples[1].drawn())
     values: dict[str, Value] = {"n_frames": frames[0].n, "n_clips": len(real)}
     scores: dict[str, Value] = {
@@ -126,14 +127,14 @@ def _score(gathered: _Horizon, names: dict[str, str]) -> tuple[dict[str, Value],
     return values, warnings
 
 
-def clip_distance(real: Features, generated: Features, drives: list[int]) -> tuple[float, float]:
-    """Fréchet distance of clips (N, d) and its standard error by bootstrap over the drives that they belong to.
+def clip_distance(real: Features, generated: Features, scenes: Sequence[str]) -> tuple[float, float]:
+    """Fréchet distance of clips (N, d) and its standard error by bootstrap over the scenes that they are of.
 
-    The error tells how far another draw of as many drives may lie away, not the upward bias of few clips.
+    The error tells how far another draw of as many scenes may lie away, not the upward bias of few clips.
     """
     distance = frechet_distance(GaussianStats.of(real), GaussianStats.of(generated))
-    names = np.unique(drives)
-    places = [np.flatnonzero(np.asarray(drives) == name) for name in names]
+    names = np.unique(scenes)
+    places = [np.flatnonzero(np.asarray(scenes) == name) for name in names]
     draw = np.random.default_rng(0)
     again = []
     for _ in range(RESAMPLES):
@@ -143,6 +144,9 @@ def clip_distance(real: Features, generated: Features, drives: list[int]) -> tup
 
 
 def _rounded(value: Value) -> Value:
+    """None, which JSON knows, for what is not finite."""
     if isinstance(value, list):
-        return [float(f"{x:.{DIGITS}g}") for x in value]
-    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+        return [float(f"{x:.{DIGITS}g}") for x in value] if np.isfinite(value).all() else None
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}") if np.isfinite(value) else None
+    return value

@@ -45,7 +45,10 @@ class Protocol:
 
 
 _WINDOWS = "clips follow each other without overlap in each validation sample; the N of them lie evenly among all"
-_REAL = "the real side are the same frames of the same clips, at the size of the model's frames"
+_REAL = (
+    "the real side are the same frames of the same clips, at the size of the model's frames; given frames count as the "
+    "autoencoder returns them; the clip's text is given too, where it has one"
+)
 
 VISTA = Protocol(
     name="nuscenes-vista",
@@ -154,6 +157,7 @@ class Clip:
     row: int  # of the dataset's index
     start: int  # frame of the sample
     key: str  # sample and first frame
+    scene: str  # that the sample is part of
 
 
 @dataclass(frozen=True)
@@ -197,7 +201,8 @@ def list_clips(protocol: Protocol, dataset: Dataset) -> list[Clip]:
         found = _first_of_scenes(dataset, found)
     chosen = [found[i] for i in spread_evenly(len(found), protocol.clips)]
     keys = dataset.table.column("key").to_pylist()
-    return [Clip(i, row, start, f"{keys[row]}@{start}") for i, (row, start) in enumerate(chosen)]
+    scenes = dataset.table.column("scene").to_pylist()
+    return [Clip(i, row, start, f"{keys[row]}@{start}", scenes[row]) for i, (row, start) in enumerate(chosen)]
 
 
 def _first_of_scenes(dataset: Dataset, windows: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

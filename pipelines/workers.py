@@ -179,4 +179,6 @@ def choose_workers(processes: int, ray: str | None) -> Workers:
     """So many processes of this machine (0: one for each CPU), or a Ray cluster by its address (`local`: one here)."""
     if ray is None:
         return in_processes(processes or default_workers())
+    if processes:
+        raise SourceError(f"--workers {processes} is for this machine, and --ray for a cluster: leave one out")
     return on_ray(None if ray == "local" else ray)

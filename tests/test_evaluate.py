@@ -368,3 +368,27 @@ def test_figures_come_from_the_features_alone(
     assert result["protocol"] == json.loads(json.dumps(asdict(ZERO_SHOT)))
     assert list(compute_figures(tmp_path / "features.parquet").rows) == result["figures"]
     assert LONG_HORIZON.version == ZERO_SHOT.version == 1
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_damaged_part_is_made_again(
+    shards: Path, model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flipped byte in the features of one clip, between two runs."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "compute_figures", stop)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate.evaluate(wanted(shards, model(), limit=3), tmp_path, "cpu")
+    part = sorted((tmp_path / "clips").glob("*.parquet"))[1]
+    data = bytearray(part.read_bytes())
+    data[100] ^= 255
+    part.write_bytes(data)
+    with pytest.raises(ShardError, match=f"{part.name} .*; it is removed, and the same command makes it again"):
+        evaluate.evaluate(wanted(shards, model(), limit=3), tmp_path, "cpu")
+    result = evaluate.evaluate(wanted(shards, model(), limit=3), tmp_path, "cpu")
+    assert result is not None
+    assert result["figures"][0]["n_clips"] == 3

@@ -27,7 +27,7 @@ def rows(n: int = 40, horizons: Sequence[float] = (1.0,), views: int = 1, frames
     rng = np.random.default_rng(0)
     return [
         Scored(
-            number, f"drive-{number}@0", Segment(horizon, view, 0, tuple(range(frames))),
+            number, f"drive-{number}@0", f"scene-{number}", Segment(horizon, view, 0, tuple(range(frames))),
             *(rng.normal(shift, 1 + horizon, (frames, 6)).astype(np.float32) for shift in (0, 0.5)),
             *(rng.normal(shift, 1, 5).astype(np.float32) for shift in (0, 0.5)),
             rng.uniform(10, 30, frames - 2), rng.uniform(0, 1, frames - 2), np.zeros(0),
@@ -49,7 +49,7 @@ def test_what_is_written_is_read_to_the_bit(tmp_path: Path) -> None:
     again = list(read_features(path))
     assert len(again) == len(scored)
     for a, b in zip(again, scored, strict=True):
-        assert (a.number, a.key, a.segment) == (b.number, b.key, b.segment)
+        assert (a.number, a.key, a.scene, a.segment) == (b.number, b.key, b.scene, b.segment)
         for name in ("real_frames", "generated_frames", "real_clip", "generated_clip", "psnr", "ssim", "lpips"):
             x, y = getattr(a, name), getattr(b, name)
             assert x.dtype == y.dtype and np.array_equal(x, y), name  # noqa: PT018
@@ -113,7 +113,7 @@ def test_the_error_of_the_clip_distance_is_that_of_other_draws(tmp_path: Path) -
     def draw() -> tuple[np.ndarray, np.ndarray]:
         return rng.normal(0, 1, (300, 3)).astype(np.float32), rng.normal(1, 1, (300, 3)).astype(np.float32)
 
-    drives = list(range(300))
+    drives = [str(i) for i in range(300)]
     spread = np.std([clip_distance(*draw(), drives)[0] for _ in range(40)])
     errors = [clip_distance(*draw(), drives)[1] for _ in range(5)]
     assert np.mean(errors) == pytest.approx(spread, rel=0.35)

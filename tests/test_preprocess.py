@@ -17,7 +17,7 @@ from conftest import tiny_chunk
 from toy_shards import Part
 
 from gwm.pipelines.preprocess import preprocess
-from gwm.pipelines.workers import in_processes
+from gwm.pipelines.workers import choose_workers, in_processes
 from gwm.shards import ShardError, SourceError, plan
 from gwm.shards.index import open_dataset
 from gwm.shards.lock import locked
@@ -250,3 +250,8 @@ def test_killed_at_any_moment_the_same_command_ends_in_the_same_bytes(tmp_path):
         assert contents(out) == contents(tmp_path / "whole")
         assert not [path for path in out.rglob("*") if ".tmp." in path.name]
     assert len(shards) > 2  # they were killed at work, not before or after
+
+
+def test_processes_here_and_a_cluster_are_not_both_asked_for():
+    with pytest.raises(SourceError, match="--workers 2 is for this machine, and --ray for a cluster: leave one out"):
+        choose_workers(2, "local")

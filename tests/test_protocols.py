@@ -31,7 +31,7 @@ from gwm.shards.index import Dataset, open_dataset
 
 
 def clip(number: int, key: str = "") -> Clip:
-    return Clip(number, 0, 0, key or f"drive-{number}@0")
+    return Clip(number, 0, 0, key or f"drive-{number}@0", "scene")
 
 
 @pytest.fixture(scope="module")

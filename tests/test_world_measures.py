@@ -108,7 +108,7 @@ def test_six_views_are_measured_together(reader: Path) -> None:
     window = Window("key", 0, frames, RIG, motion, mounts, "")
     networks = Networks(False, Colours("cpu"), Colours("cpu"))
     tools = eval_clip.Tools(None, None, networks, load_inverse_dynamics(reader)[0])  # type: ignore[arg-type]
-    found = eval_clip.score_clip(tools, DRIVE_WM, Clip(0, 0, 0, "key@0"), window, frames[::-1])
+    found = eval_clip.score_clip(tools, DRIVE_WM, Clip(0, 0, 0, "key@0", "scene"), window, frames[::-1])
     assert [row.segment.view for row in found] == list(range(6))
     assert [row.real_agreement is not None for row in found] == [True, True, False, False, True, True]
     for row in found:
