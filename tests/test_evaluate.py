@@ -387,7 +387,7 @@ def test_a_damaged_part_is_made_again(
     data = bytearray(part.read_bytes())
     data[100] ^= 255
     part.write_bytes(data)
-    with pytest.raises(ShardError, match=f"{part.name} .*; it is removed, and the same command makes it again"):
+    with pytest.raises(ShardError, match=f"{part.name} is damaged .*, and removed; the same command makes it again"):
         evaluate.evaluate(wanted(shards, model(), limit=3), tmp_path, "cpu")
     result = evaluate.evaluate(wanted(shards, model(), limit=3), tmp_path, "cpu")
     assert result is not None
