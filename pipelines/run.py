@@ -58,8 +58,10 @@ def make_learner(
         missing, surplus = model.load_state_dict(weights, strict=False)
         strange = [name for name in missing if not any(word in name for word in BROUGHT)] + list(surplus)
         assert not strange, f"the stage before does not fit: {strange}"
-    for layer in model.dit.layers if compiled else ():
-        layer.compile()
+    if compiled:
+        torch.compiler.reset()  # past a number of shapes, those of the stages before included, nothing is compiled
+        for layer in model.dit.layers:
+            layer.compile()
     model = (shard_model(model, device) if spread else model).to(device)
     parameters = trainable(model)
     ema = start_ema(parameters) | (before.ema if before else {})
