@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from gwm import GwmError
-from gwm.cli.rollout import CheckpointFile, parse_range
+from gwm.cli.rollout import CheckpointFile, Guidance, GuidanceRange, SolverName, Steps, parse_range
 from gwm.cli.run import Device, Json, Out, Seed, data_root, new_folder, show
 
 FEATURES = (
@@ -51,16 +51,10 @@ def evaluate(
         typer.Option("--actions/--no-actions", help="Tell the model speed and steering; as the protocol if absent."),
     ] = None,
     out: Out = None,
-    steps: Annotated[int, typer.Option("--steps", help="Steps of the solver per window.")] = 30,
-    solver: Annotated[
-        Literal["euler", "ab2"], typer.Option("--solver", help="euler, or ab2: of second order at the same price.")
-    ] = "euler",
-    guidance: Annotated[
-        float | None, typer.Option("--guidance", help="Guidance scale; the checkpoint's own if absent, 1 is none.")
-    ] = None,
-    guidance_range: Annotated[
-        str | None, typer.Option("--guidance-range", help="LOW,HIGH: guide where τ lies there alone; 0,1 if absent.")
-    ] = None,
+    steps: Steps = 30,
+    solver: SolverName = "euler",
+    guidance: Guidance = None,
+    guidance_range: GuidanceRange = None,
     features: FeatureKind = "auto",
     resize: Resize = "torch-fidelity",
     fvd: Form = "tats",
@@ -102,9 +96,7 @@ def evaluate(
     scale = guidance
     if scale is None:
         scale = read_training(load_header(checkpoint_path(checkpoint), FORMAT)).guidance
-    if guidance_range is not None and scale == 1:
-        raise GwmError("--guidance-range has no effect where the guidance scale is 1; leave it out")
-    sampling = Sampling(steps, scale, solver, (0.0, 1.0) if guidance_range is None else parse_range(guidance_range))
+    sampling = Sampling(steps, scale, solver, parse_range(guidance_range, scale))
     alone = inside_torchrun() or choose_device(device).type == "cuda"
     if alone and (workers > 1 or ray is not None):
         raise GwmError("--workers and --ray are for CPUs; for several GPUs or under torchrun leave them out")

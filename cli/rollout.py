@@ -14,6 +14,16 @@ from gwm.cli.run import Device, Json, Out, Seed, new_folder, show
 CheckpointFile = Annotated[
     Path | None, typer.Option("--checkpoint", help="A .safetensors file or a run's folder; the embedded one if absent.")
 ]
+Steps = Annotated[int, typer.Option("--steps", help="Steps of the solver per window.")]
+SolverName = Annotated[
+    Literal["euler", "ab2"], typer.Option("--solver", help="euler, or ab2: of second order at the same price.")
+]
+Guidance = Annotated[
+    float | None, typer.Option("--guidance", help="Guidance scale; the checkpoint's own if absent, 1 is none.")
+]
+GuidanceRange = Annotated[
+    str | None, typer.Option("--guidance-range", help="LOW,HIGH: guide where τ lies there alone; 0,1 if absent.")
+]
 ACTIONS = (
     "What the driver does; the source's own actions if absent. A manoeuvre: keep, turn-left, turn-right, lane-left, "
     "lane-right (3.5 m in 4 s), accelerate (1.5 m/s² to 30 m/s), brake (2 m/s²), stop (3 m/s²). A script of them, with "
@@ -43,16 +53,10 @@ def rollout(
     ] = 1,
     checkpoint: CheckpointFile = None,
     out: Out = None,
-    steps: Annotated[int, typer.Option("--steps", help="Steps of the solver per window.")] = 30,
-    solver: Annotated[
-        Literal["euler", "ab2"], typer.Option("--solver", help="euler, or ab2: of second order at the same price.")
-    ] = "euler",
-    guidance: Annotated[
-        float | None, typer.Option("--guidance", help="Guidance scale; the checkpoint's own if absent, 1 is none.")
-    ] = None,
-    guidance_range: Annotated[
-        str | None, typer.Option("--guidance-range", help="LOW,HIGH: guide where τ lies there alone; 0,1 if absent.")
-    ] = None,
+    steps: Steps = 30,
+    solver: SolverName = "euler",
+    guidance: Guidance = None,
+    guidance_range: GuidanceRange = None,
     condition_frames: Annotated[
         int, typer.Option("--condition-frames", help="Frames that each window repeats from the one before.")
     ] = 3,
@@ -79,9 +83,7 @@ def rollout(
 
     loaded = load_checkpoint(checkpoint, device)
     scale = loaded.training.guidance if guidance is None else guidance
-    if guidance_range is not None and scale == 1:
-        raise GwmError("--guidance-range has no effect where the guidance scale is 1; leave it out")
-    part = (0.0, 1.0) if guidance_range is None else parse_range(guidance_range)
+    part = parse_range(guidance_range, scale)
     settings = RolloutSettings(frames, steps, scale, condition_frames, seed, solver, part)
     outputs = Outputs(gif, save_frames, overlay)
     if samples == 1:
@@ -102,8 +104,12 @@ def shown(result: Any) -> dict[str, Any]:
     return {k: v for k, v in asdict(result).items() if k not in ("speed", "steering")}
 
 
-def parse_range(text: str) -> tuple[float, float]:
-    """LOW,HIGH as two numbers."""
+def parse_range(text: str | None, scale: float) -> tuple[float, float]:
+    """LOW,HIGH of `--guidance-range` as two numbers; all of τ where it is absent."""
+    if text is None:
+        return 0.0, 1.0
+    if scale == 1:
+        raise GwmError("--guidance-range has no effect where the guidance scale is 1; leave it out")
     low, _, high = text.partition(",")
     try:
         return float(low), float(high)
