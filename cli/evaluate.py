@@ -102,8 +102,8 @@ def evaluate(
         raise GwmError("--workers and --ray are for CPUs; for several GPUs or under torchrun leave them out")
     team = None if alone else choose_workers(workers, ray)
     wanted = Wanted(
-        dataset, shards, FeatureChoice(data_root() / "weights", features, resize, fvd, fvd_fit),
-        checkpoint, protocol, zero_shot, limit, actions, sampling, seed, keep_videos, allow_missing,
+        dataset, shards, FeatureChoice(data_root() / "weights", features, resize, fvd, fvd_fit), sampling,
+        checkpoint, protocol, zero_shot, limit, actions, seed, keep_videos, allow_missing,
         inverse_dynamics,
     )  # fmt: skip
     folder = out or new_folder(f"eval-{dataset}")

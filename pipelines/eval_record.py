@@ -7,13 +7,15 @@ import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gwm import __version__
 from gwm.core import ConfigError
-from gwm.pipelines.eval_clip import Plan
-from gwm.pipelines.protocols import Clip
 from gwm.shards.files import write_json
+
+if TYPE_CHECKING:  # the report reads results without what makes them
+    from gwm.pipelines.eval_clip import Plan
+    from gwm.pipelines.protocols import Clip
 
 RESULT_FILE, PLAN_FILE = "result.json", "plan.json"
 FORMAT, VERSION = "gwm-evaluation", 1

@@ -53,12 +53,12 @@ class Wanted:
     dataset: str  # nuscenes, opendv or waymo
     data: Path
     features: FeatureChoice
+    sampling: Sampling
     checkpoint: Path | None = None
     protocol: str | None = None
     zero_shot: bool = False
     limit: int | None = None
     actions: bool | None = None  # None: as the protocol says
-    sampling: Sampling | None = None  # None: 30 Euler steps with the checkpoint's guidance
     seed: int = 0
     keep_videos: bool = False
     allow_missing: bool = False
@@ -106,7 +106,7 @@ def prepare(wanted: Wanted, out: Path, device: torch.device) -> tuple[Plan, list
         if wanted.limit < 2:
             raise ConfigError(f"--limit {wanted.limit}: at least 2 clips are needed for a score")
         clips = [clips[i] for i in spread_evenly(len(clips), wanted.limit)]
-    sampling = wanted.sampling or Sampling(guidance=training.guidance)
+    sampling = wanted.sampling
     settings = RolloutSettings(
         protocol.frames, sampling.steps, sampling.guidance, protocol.condition_frames, wanted.seed, sampling.solver,
         sampling.guidance_range,
@@ -244,13 +244,14 @@ def _lead(
     whole = [clip for clip in clips if plan.part(clip).exists()]
     names = tools_of(plan).networks
     features = plan.out / FEATURES_FILE
-    write_features(features, origin_of(plan, names), _parts(plan, whole))
+    psnrs: dict[int, list[float]] = {}
+    write_features(features, origin_of(plan, names), _parts(plan, whole, psnrs))
     figures = compute_figures(features)
     result = {
         **record,
         "partial": len(whole) < plan.protocol.clips,
         "figures": list(figures.rows),
-        "examples": _examples(plan, whole, features),
+        "examples": _examples(plan, whole, {number: float(np.mean(values)) for number, values in psnrs.items()}),
         "missing": missing,
         "warnings": [*record["warnings"], *figures.warnings],
         "versions": packages(),
@@ -262,10 +263,13 @@ def _lead(
     return result
 
 
-def _parts(plan: Plan, clips: Sequence[Clip]) -> Iterator[Scored]:
+def _parts(plan: Plan, clips: Sequence[Clip], psnrs: dict[int, list[float]]) -> Iterator[Scored]:
+    """The rows of all clips in order; the PSNR of each clip's predicted frames goes to `psnrs`."""
     for clip in clips:
         try:
-            yield from read_features(plan.part(clip))
+            for row in read_features(plan.part(clip)):
+                psnrs.setdefault(row.number, []).extend(row.psnr.tolist())
+                yield row
         except ConfigError as error:
             plan.part(clip).unlink()
             raise ShardError(
@@ -273,20 +277,17 @@ def _parts(plan: Plan, clips: Sequence[Clip]) -> Iterator[Scored]:
             ) from error
 
 
-def _examples(plan: Plan, clips: Sequence[Clip], features: Path) -> list[dict[str, Any]]:
+def _examples(plan: Plan, clips: Sequence[Clip], psnrs: dict[int, float]) -> list[dict[str, Any]]:
     """The clips that come closest to the truth, and farthest from it, as videos beside the result."""
-    values: dict[int, list[float]] = {}
-    for row in read_features(features):
-        values.setdefault(row.number, []).extend(row.psnr.tolist())
-    ranked = sorted(clips, key=lambda clip: -float(np.mean(values[clip.number])))
+    ranked = sorted(clips, key=lambda clip: -psnrs[clip.number])
     n = min(EXAMPLES, len(ranked) // 2)
     chosen = [("best", i, clip) for i, clip in enumerate(ranked[:n], 1)]
     chosen += [("worst", i, clip) for i, clip in enumerate(ranked[: -n - 1 : -1], 1)]
     shown = []
+    tools = tools_of(plan)
     for kind, i, clip in chosen:
-        tools = tools_of(plan)
         truth = read_truth(tools, plan, clip)
         name = f"examples/{kind}-{i}.mp4"
         write_both(plan.out / name, truth.frames, draw(tools, plan, clip, truth), plan.views)
-        shown.append({"kind": kind, "key": clip.key, "psnr": float(np.mean(values[clip.number])), "video": name})
+        shown.append({"kind": kind, "key": clip.key, "psnr": psnrs[clip.number], "video": name})
     return shown

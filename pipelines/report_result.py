@@ -11,8 +11,8 @@ from typing import Any, Literal, NoReturn
 
 from gwm import __version__
 from gwm.core import ConfigError
-
-FILE, FORMAT, VERSION = "result.json", "gwm-evaluation", 1
+from gwm.pipelines.eval_record import FORMAT, VERSION
+from gwm.pipelines.eval_record import RESULT_FILE as FILE
 
 
 @dataclass(frozen=True)

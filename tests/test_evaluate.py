@@ -75,7 +75,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 def wanted(shards: Path, checkpoint: Path, **changes: Any) -> Wanted:
-    return Wanted("waymo", shards, LITE, checkpoint, sampling=FEW, **changes)
+    return Wanted("waymo", shards, LITE, FEW, checkpoint, **changes)
 
 
 def same(a: Any, b: Any) -> bool:

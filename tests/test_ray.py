@@ -97,7 +97,7 @@ def test_bytes_are_those_of_one_process(tmp_path, cluster):
 
 def test_an_evaluation_has_the_digits_of_one_process(tmp_path, cluster):
     shards, model = write_waymo(tmp_path / "shards", 3), save_tiny(tmp_path / "model.safetensors")
-    wanted = Wanted("waymo", shards, FeatureChoice(kind="lite"), model, sampling=Sampling(steps=1, guidance=1.0))
+    wanted = Wanted("waymo", shards, FeatureChoice(kind="lite"), Sampling(steps=1, guidance=1.0), model)
     one = evaluate(wanted, tmp_path / "one", "cpu")
     many = evaluate(wanted, tmp_path / "many", "cpu", on_ray(cluster))
     assert one["figures"] == many["figures"]

@@ -125,7 +125,7 @@ def test_an_evaluation_with_motion(tmp_path: Path, reader: Path, monkeypatch: py
     monkeypatch.setattr(feature_choice, "VideoFeatures", Colours)
     eval_clip.load_tools.cache_clear()
     shards, model = write_waymo(tmp_path / "shards", 3), save_tiny(tmp_path / "model.safetensors")
-    plain = Wanted("waymo", shards, LITE, model, sampling=FEW)
+    plain = Wanted("waymo", shards, LITE, FEW, model)
     without = evaluate.evaluate(plain, tmp_path / "without", "cpu")
     result = evaluate.evaluate(replace(plain, inverse_dynamics=reader), tmp_path / "out", "cpu")
     assert result is not None
