@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=200)
     parser.add_argument("--data", type=Path, help="shards of a rendered world that training has not seen")
     parser.add_argument("--guidance", type=float, help="the checkpoint's own if absent")
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--steps", type=int, help="the checkpoint's own if absent")
     parser.add_argument("--solver", choices=("euler", "ab2"), default="euler")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
@@ -177,7 +177,8 @@ def main() -> None:
     given = parser.parse_args()
     checkpoint = load_checkpoint(given.checkpoint, given.device)
     scale = checkpoint.training.guidance if given.guidance is None else given.guidance
-    settings = RolloutSettings(given.frames, given.steps, scale, seed=given.seed, solver=given.solver)
+    steps = checkpoint.training.sampling_steps if given.steps is None else given.steps
+    settings = RolloutSettings(given.frames, steps, scale, seed=given.seed, solver=given.solver)
     with towns(given.data, given.clips, given.frames, checkpoint.training.size) as windows:
         record = run(checkpoint, windows, settings)
     print(json.dumps(record, indent=2))

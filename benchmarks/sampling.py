@@ -31,7 +31,7 @@ from gwm.shards.schema import Images, Window
 
 HIGH = (0.3, 1.0)  # of τ: guidance decides what is there, not its last details
 VARIANTS: dict[str, dict[str, Any]] = {
-    "euler 30": {},
+    "euler 30": {"steps": 30},
     "euler 15": {"steps": 15},
     "euler 8": {"steps": 8},
     "ab2 15": {"steps": 15, "solver": "ab2"},
@@ -78,10 +78,12 @@ def timings(checkpoint: Checkpoint, window: Window, variants: dict[str, RolloutS
 
 
 def measure(checkpoint: Checkpoint, windows: list[Window], settings: RolloutSettings) -> list[Point]:
-    """All variants, the reference first."""
+    """All variants, the reference first; where the checkpoint has steps of its own, they are the last."""
     variants = {name: replace(settings, **changes) for name, changes in VARIANTS.items()}
+    if settings not in variants.values():
+        variants[f"euler {settings.steps}, the checkpoint's own"] = settings
     seconds = timings(checkpoint, windows[0], variants)
-    variants[AGAIN] = replace(settings, seed=settings.seed + 10_000)
+    variants[AGAIN] = replace(variants[REFERENCE], seed=settings.seed + 10_000)
     seconds[AGAIN] = seconds[REFERENCE]
     real, frames, given = np.stack([w.frames[:, 0] for w in windows]), settings.frames, settings.condition_frames
     driven = np.concatenate([driven_yaw_rates(w.motion, frames)[given - 1 :] for w in windows])
@@ -116,7 +118,7 @@ def main() -> None:
     given = parser.parse_args()
     checkpoint = load_checkpoint(given.checkpoint, given.device)
     training = checkpoint.training
-    settings = RolloutSettings(training.frames, guidance=training.guidance, seed=given.seed)
+    settings = RolloutSettings(training.frames, training.sampling_steps, training.guidance, seed=given.seed)
     with towns(given.data, given.clips, training.frames, training.size) as windows:
         points = measure(checkpoint, windows, settings)
     record = {

@@ -51,7 +51,7 @@ def evaluate(
         typer.Option("--actions/--no-actions", help="Tell the model speed and steering; as the protocol if absent."),
     ] = None,
     out: Out = None,
-    steps: Steps = 30,
+    steps: Steps = None,
     solver: SolverName = "euler",
     guidance: Guidance = None,
     guidance_range: GuidanceRange = None,
@@ -93,9 +93,9 @@ def evaluate(
     from gwm.pipelines.launch import inside_torchrun
     from gwm.pipelines.workers import choose_workers
 
-    scale = guidance
-    if scale is None:
-        scale = read_training(load_header(checkpoint_path(checkpoint), FORMAT)).guidance
+    training = read_training(load_header(checkpoint_path(checkpoint), FORMAT))
+    scale = training.guidance if guidance is None else guidance
+    steps = training.sampling_steps if steps is None else steps
     sampling = Sampling(steps, scale, solver, parse_range(guidance_range, scale))
     alone = inside_torchrun() or choose_device(device).type == "cuda"
     if alone and (workers > 1 or ray is not None):

@@ -59,7 +59,8 @@ def demo(
 def autoencoder(
     shards: Shards = None,
     out: Out = None,
-    steps: Annotated[int, typer.Option("--steps", help="Training steps of 16 images.")] = 3000,
+    steps: Annotated[int, typer.Option("--steps", help="Training steps.")] = 3000,
+    batch: Annotated[int, typer.Option("--batch", help="Images of a step.")] = 16,
     size: Annotated[str, typer.Option("--size", help="Frame size WIDTHxHEIGHT it is trained at.")] = "128x64",
     seed: Seed = 0,
     device: Device = "auto",
@@ -69,7 +70,7 @@ def autoencoder(
     from gwm.pipelines.autoencoder import train_autoencoder
 
     out = out or Path("runs/autoencoder")
-    result = train_autoencoder(find_shards(shards), out, steps, parse_size(size), seed, device)
+    result = train_autoencoder(find_shards(shards), out, steps, parse_size(size), seed, device, batch)
     show("autoencoder", asdict(result), as_json)
 
 
@@ -108,6 +109,7 @@ command(app, "report")(report.report)
 command(app, "train")(train.train)
 command(app, "pretrain")(train.pretrain)
 command(app, "finetune-mview")(train.finetune_mview)
+command(app, "distill")(train.distill)
 command(app, "runs")(runs.runs)
 command(app, "world")(world.world)
 

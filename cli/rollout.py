@@ -14,7 +14,9 @@ from gwm.cli.run import Device, Json, Out, Seed, new_folder, show
 CheckpointFile = Annotated[
     Path | None, typer.Option("--checkpoint", help="A .safetensors file or a run's folder; the embedded one if absent.")
 ]
-Steps = Annotated[int, typer.Option("--steps", help="Steps of the solver per window.")]
+Steps = Annotated[
+    int | None, typer.Option("--steps", help="Steps of the solver per window; the checkpoint's own if absent.")
+]
 SolverName = Annotated[
     Literal["euler", "ab2"], typer.Option("--solver", help="euler, or ab2: of second order at the same price.")
 ]
@@ -53,7 +55,7 @@ def rollout(
     ] = 1,
     checkpoint: CheckpointFile = None,
     out: Out = None,
-    steps: Steps = 30,
+    steps: Steps = None,
     solver: SolverName = "euler",
     guidance: Guidance = None,
     guidance_range: GuidanceRange = None,
@@ -83,6 +85,7 @@ def rollout(
 
     loaded = load_checkpoint(checkpoint, device)
     scale = loaded.training.guidance if guidance is None else guidance
+    steps = loaded.training.sampling_steps if steps is None else steps
     part = parse_range(guidance_range, scale)
     settings = RolloutSettings(frames, steps, scale, condition_frames, seed, solver, part)
     outputs = Outputs(gif, save_frames, overlay)

@@ -1,4 +1,4 @@
-"""`gwm train`, and its views `gwm pretrain` and `gwm finetune-mview`."""
+"""`gwm train`, and its views `gwm pretrain`, `gwm finetune-mview` and `gwm distill`."""
 
 from __future__ import annotations
 
@@ -203,6 +203,46 @@ def finetune_mview(
     out = out or Path("runs") / f"finetune-mview-{preset}"
     hardware, reading, showing = (device, nproc, fsdp, compiled), (stream, workers), (preview_every, tensorboard, wandb)
     _train(recipe, recipe, shards, out, encoder, hardware, skip_nonfinite, reading, showing, as_json, yes, start)
+
+
+def distill(
+    start: Annotated[
+        Path | None, typer.Option("--from", help="The run or checkpoint that the student learns from.")
+    ] = None,
+    student_steps: Annotated[
+        int, typer.Option("--student-steps", min=1, help="Steps that the student samples a window in.")
+    ] = 4,
+    shards: Datasets = None,
+    out: Out = None,
+    settings: Settings = None,
+    steps_scale: StepsScale = 1.0,
+    dry_run: DryRun = False,
+    stream: Stream = False,
+    workers: Workers = 1,
+    seed: Seed = 0,
+    device: Device = "auto",
+    nproc: Processes = 1,
+    compiled: Compile = False,
+    skip_nonfinite: SkipNonfinite = 0,
+    preview_every: PreviewEvery = 500,
+    tensorboard: TensorBoard = False,
+    wandb: Wandb = False,
+    as_json: Json = False,
+    yes: Yes = False,
+) -> None:
+    """A student that samples in few steps without guidance what a trained model samples in many with it."""
+    from gwm.pipelines.origin import student_recipe
+    from gwm.pipelines.recipe import override
+
+    if start is None:
+        raise ConfigError("a student needs a teacher: name a run or checkpoint with --from")
+    recipe = override(student_recipe(start, student_steps, steps_scale, seed), *(settings or ()))
+    if dry_run:
+        _show_recipe(recipe, as_json)
+        return
+    out = out or Path("runs") / f"distill-{recipe.variant}-{recipe.preset}"
+    hardware, showing = (device, nproc, False, compiled), (preview_every, tensorboard, wandb)
+    _train(recipe, recipe, shards, out, None, hardware, skip_nonfinite, (stream, workers), showing, as_json, yes, start)
 
 
 def _train(

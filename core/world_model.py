@@ -75,18 +75,19 @@ class Draw:
     eps: Tensor  # like the latents
     mask: TokenMask | None
     imagined: Tensor | None = None  # (b): the τ that condition frames are imagined from; 0: they are the true ones
+    following: Tensor | None = None  # (b t): m_c times the τ where the student's step ends, in distillation
 
     def to(self, device: torch.device) -> Draw:
         """The same draw on another device."""
         mask = None if self.mask is None else self.mask.to(device)
-        imagined = None if self.imagined is None else self.imagined.to(device)
-        return Draw(self.tau.to(device), self.m_c.to(device), self.eps.to(device), mask, imagined)
+        imagined, following = (None if x is None else x.to(device) for x in (self.imagined, self.following))
+        return Draw(self.tau.to(device), self.m_c.to(device), self.eps.to(device), mask, imagined, following)
 
     def part(self, rows: slice) -> Draw:
         """That of some samples of the batch."""
         mask = None if self.mask is None else self.mask.part(rows)
-        imagined = None if self.imagined is None else self.imagined[rows]
-        return Draw(self.tau[rows], self.m_c[rows], self.eps[rows], mask, imagined)
+        imagined, following = (None if x is None else x[rows] for x in (self.imagined, self.following))
+        return Draw(self.tau[rows], self.m_c[rows], self.eps[rows], mask, imagined, following)
 
 
 def draw_step(
@@ -139,12 +140,18 @@ def training_errors(
     dit: VideoDiT, z_0: Tensor, text: Tensor, pooled: Tensor, actions: Tensor | None, draw: Draw
 ) -> Tensor:
     """Squared errors (b t k h w) of the predicted flow, with condition frames and mask: clean latents (b t k c h w)."""
-    z_tau = interpolate(z_0, draw.eps, draw.tau)
-    if draw.imagined is not None:
-        history = imagine(dit, z_0[:, :IMAGINED_FRAMES], text, pooled, actions, draw)
-        shown = rearrange(draw.m_c[:, : history.shape[1]], "b t -> b t 1 1 1 1") == 0
-        z_tau = torch.cat([history.where(shown, z_tau[:, : history.shape[1]]), z_tau[:, history.shape[1] :]], dim=1)
+    z_tau = noised(dit, z_0, text, pooled, actions, draw)
     return flow_errors(dit(z_tau, draw.tau, text, pooled, actions, draw.mask, draw.eps), velocity(z_0, draw.eps))
+
+
+def noised(dit: VideoDiT, z_0: Tensor, text: Tensor, pooled: Tensor, actions: Tensor | None, draw: Draw) -> Tensor:
+    """What the network is given (b t k c h w): noisy latents, with condition frames that are clean or imagined."""
+    z_tau = interpolate(z_0, draw.eps, draw.tau)
+    if draw.imagined is None:
+        return z_tau
+    history = imagine(dit, z_0[:, :IMAGINED_FRAMES], text, pooled, actions, draw)
+    shown = rearrange(draw.m_c[:, : history.shape[1]], "b t -> b t 1 1 1 1") == 0
+    return torch.cat([history.where(shown, z_tau[:, : history.shape[1]]), z_tau[:, history.shape[1] :]], dim=1)
 
 
 @torch.no_grad()

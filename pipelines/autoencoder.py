@@ -25,10 +25,12 @@ from gwm.pipelines.state import newest_state, restore_state, save_state, trainab
 from gwm.shards.files import make_folder, write_json
 from gwm.shards.index import Dataset, open_dataset
 from gwm.shards.reader import WindowSchedule, read_window
+from gwm.shards.schema import Images
 
 FORMAT = "gwm-autoencoder"
 LEARNING_RATE, WARMUP, COOLDOWN, EMA = 2e-3, 100, 0.4, 0.995
-BATCH = 16  # images a step
+BATCH = 16  # images a step, unless told otherwise
+CACHE_BYTES = 4e9  # of decoded frames, so that each is read once
 SAVE_INTERVAL = 120.0  # s
 VALIDATION_IMAGES = 128
 
@@ -43,10 +45,28 @@ class AutoencoderResult:
     path: str
 
 
-def _images(dataset: Dataset, refs: Sequence[tuple[int, int]], size: tuple[int, int], device: torch.device) -> Tensor:
-    """Single frames at (row, start) -> (i 3 h w) in [-1, 1]."""
-    frames = np.concatenate([read_window(dataset, row, start, 1, size=size).frames[:, 0] for row, start in refs])
-    return rearrange(torch.from_numpy(frames), "i h w c -> i c h w").to(device).float() / 127.5 - 1
+class _Frames:
+    """The frames of a dataset at `size` (width, height), kept in memory once they are read, as many as fit."""
+
+    def __init__(self, dataset: Dataset, size: tuple[int, int], device: torch.device) -> None:
+        self._dataset, self._size, self._device = dataset, size, device
+        self._kept: dict[tuple[int, int], Images] = {}
+        self._most = int(CACHE_BYTES / (3 * size[0] * size[1]))
+
+    def images(self, refs: Sequence[tuple[int, int]]) -> Tensor:
+        """Single frames at (row, start) -> (i 3 h w) in [-1, 1]."""
+        frames = torch.from_numpy(np.stack([self._frame(ref) for ref in refs])).to(self._device)
+        return rearrange(frames, "i h w c -> i c h w").float() / 127.5 - 1
+
+    def _frame(self, ref: tuple[int, int]) -> Images:
+        """(h w 3)."""
+        if ref in self._kept:
+            return self._kept[ref]
+        row, start = ref
+        frame: Images = read_window(self._dataset, row, start, 1, size=self._size).frames[0, 0]
+        if len(self._kept) < self._most:
+            self._kept[ref] = frame
+        return frame
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
@@ -65,30 +85,32 @@ def _spread(dataset: Dataset, split: str, count: int) -> list[tuple[int, int]]:
 
 
 @torch.inference_mode()
-def _finish(model: Autoencoder, dataset: Dataset, size: tuple[int, int], device: torch.device) -> float:
+def _finish(model: Autoencoder, dataset: Dataset, frames: _Frames) -> float:
     """Set the latent statistics from training frames; return PSNR on validation frames."""
-    latents = model.posterior(_images(dataset, _spread(dataset, "train", 256), size, device))[0]
+    latents = model.posterior(frames.images(_spread(dataset, "train", 256)))[0]
     model.latent_mean.copy_(latents.mean(dim=(0, 2, 3))[:, None, None])
     model.latent_std.copy_(latents.std(dim=(0, 2, 3)).clamp(min=1e-3)[:, None, None])
-    images = _images(dataset, _spread(dataset, "val", VALIDATION_IMAGES), size, device)
+    images = frames.images(_spread(dataset, "val", VALIDATION_IMAGES))
     return psnr(images, model.decode(model.encode(images)))
 
 
 def train_autoencoder(
-    data: Path, out: Path, steps: int, size: tuple[int, int], seed: int = 0, device: str = "auto"
+    data: Path, out: Path, steps: int, size: tuple[int, int], seed: int = 0, device: str = "auto", batch: int = BATCH
 ) -> AutoencoderResult:
-    """Train the nano autoencoder for `steps` steps and write `out`/autoencoder.safetensors (its EMA weights).
+    """Train the nano autoencoder for `steps` steps of `batch` images; `out`/autoencoder.safetensors has its EMA weights.
 
     The same command again continues where the last saved state stands, on a CPU bit for bit.
     """
     if steps < 1:
         raise ConfigError(f"--steps {steps} must be at least 1")
+    if batch < 1:
+        raise ConfigError(f"--batch {batch} must be at least 1")
     if size[0] % AUTOENCODER_FACTOR or size[1] % AUTOENCODER_FACTOR:
         raise ConfigError(f"--size {size[0]}x{size[1]} must be multiples of {AUTOENCODER_FACTOR}")
     dataset, place, config = open_dataset(data), choose_device(device), preset("nano")
-    schedule = WindowSchedule(dataset, "train", seed)
+    schedule, frames = WindowSchedule(dataset, "train", seed), _Frames(dataset, size, place)
     run = make_folder(out)
-    settings = {"steps": steps, "size": list(size), "seed": seed, "data": dataset.index["sha256"]}
+    settings = {"steps": steps, "batch": batch, "size": list(size), "seed": seed, "data": dataset.index["sha256"]}
     torch.manual_seed(seed)
     model = Autoencoder(config.channels, config.autoencoder_width).to(place)
     optimizer = torch.optim.AdamW(
@@ -107,7 +129,7 @@ def train_autoencoder(
             left = (steps - step) / max(1, COOLDOWN * steps)
             for group in optimizer.param_groups:
                 group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / WARMUP, left)
-            images = _images(dataset, schedule.batch(step, BATCH, 1), size, place)
+            images = frames.images(schedule.batch(step, batch, 1))
             shape = (len(images), config.channels, size[1] // AUTOENCODER_FACTOR, size[0] // AUTOENCODER_FACTOR)
             eps = torch.randn(shape, generator=seeded_generator(seed, 0, step)).to(place)
 
@@ -127,7 +149,7 @@ def train_autoencoder(
                 saved = time.monotonic()
     model.load_state_dict(ema, strict=False)
     measured_on = "val" if "val" in dataset.table.column("split").to_pylist() else "train"
-    reached = _finish(model, dataset, size, place)
+    reached = _finish(model, dataset, frames)
     result = AutoencoderResult(steps, reached, measured_on, str(run / "autoencoder.safetensors"))
     header = {"format": FORMAT, "channels": config.channels, "width": config.autoencoder_width}
     save_tensors(run / "autoencoder.safetensors", model.state_dict(), {**header, "psnr": result.psnr, **settings})

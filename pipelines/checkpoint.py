@@ -26,6 +26,7 @@ from gwm.shards.files import replacing
 
 FORMAT = "gwm-world-model"
 EMBEDDED = "nano-long.safetensors"
+STUDENT = "student"  # name of the stage that distils
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,12 @@ class Training:
     guidance: float = 4.0  # the scale that rollouts use unless told otherwise; the paper's
     stages: dict[str, int] = field(default_factory=dict)  # stage -> steps done
     data: tuple[str, ...] = ()  # the datasets: source, name and hash of the index
+    sampling_steps: int = 30  # of the solver, that rollouts use unless told otherwise; the paper's
+
+    @property
+    def is_student(self) -> bool:
+        """Whether it was distilled, so that its predictions are of its own few steps alone."""
+        return STUDENT in self.stages
 
 
 @dataclass(frozen=True)

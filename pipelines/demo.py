@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gwm.pipelines.autoencoder import train_autoencoder
@@ -80,9 +80,12 @@ def run_demo(out: Path, seed: int = 0, device: str = "auto") -> DemoResult:
     done("training")
     console.rule("4/5  rollouts: of the embedded model, and of this one")
     embedded, own = load_checkpoint(None, device), load_checkpoint(folder / "model", device)
-    settings = RolloutSettings(ROLLOUT_FRAMES, guidance=embedded.training.guidance, seed=seed)
-    generated = rollout(embedded, folder, settings, shards)
-    rollout(own, folder / "own", replace(settings, frames=OWN_FRAMES, guidance=own.training.guidance), shards)
+    settings = [
+        RolloutSettings(frames, one.training.sampling_steps, one.training.guidance, seed=seed)
+        for one, frames in ((embedded, ROLLOUT_FRAMES), (own, OWN_FRAMES))
+    ]
+    generated = rollout(embedded, folder, settings[0], shards)
+    rollout(own, folder / "own", settings[1], shards)
     done("rollouts")
     console.rule("5/5  scores")
     scores = score(shards, folder / "rollout.mp4", FeatureChoice(kind="lite"), device=device)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 from torch.utils.data import Dataset as TorchDataset
@@ -71,13 +72,17 @@ class Reader(TorchDataset[Read]):
     def finish(self, step: int, read: Read) -> None:
         """Read what is yet to be read and this process has the sources of."""
         length, _ = self.order.begin(step)
+        refs = cache(lambda again: self.order.refs(step, length, again))
         for place, example in enumerate(read.examples):
             if isinstance(example, int) and not read.failure:
-                read.examples[place] = self._example(step, place, length, example, read)
+                read.examples[place] = self._example(refs, place, length, example, read)
 
-    def _example(self, step: int, place: int, length: int, first: int, read: Read) -> Example | int:
+    def _example(
+        self, refs: Callable[[int], list[Ref]], place: int, length: int, first: int, read: Read
+    ) -> Example | int:
+        """The window of a place, or one that stands in for it; a try that another process has the source of."""
         for again in range(first, TRIES):
-            ref = self.order.refs(step, length, again)[place]
+            ref = refs(again)[place]
             source = self.sources[ref.dataset]
             if source is None:
                 return again

@@ -95,7 +95,7 @@ def describe_checkpoint(given: Path | None) -> dict[str, Any]:
         "training": asdict(training),
         "flops_per_training_sample": flops,
         "flops_per_sampled_frame": sampling_cost(
-            config, t, training.size, RolloutSettings.steps, training.guidance, condition
+            config, t, training.size, training.sampling_steps, training.guidance, condition
         ),
         "activation_bytes_per_sample": kept,
         **describe_config(config),

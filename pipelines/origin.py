@@ -21,6 +21,7 @@ from gwm.pipelines.checkpoint import (
     Training,
     checkpoint_path,
     load_checkpoint,
+    load_header,
     load_tensors,
     load_weights,
     read_config,
@@ -28,7 +29,7 @@ from gwm.pipelines.checkpoint import (
 )
 from gwm.pipelines.datasets import Codec, latents_hash
 from gwm.pipelines.latents import weights_hash
-from gwm.pipelines.recipe import Recipe
+from gwm.pipelines.recipe import Recipe, distill, make_recipe, scaled
 from gwm.shards.files import sha256_of
 from gwm.shards.index import Dataset
 
@@ -55,19 +56,52 @@ def read_origin(given: Path) -> Origin:
     return Origin(str(path), sha256_of(path), read_config(header), weights, read_training(header))
 
 
+def student_recipe(given: Path, steps: int, steps_scale: float, seed: int) -> Recipe:
+    """The recipe that distils a checkpoint, or the folder of one, into a student of so many sampling steps.
+
+    It is the checkpoint's variant and preset, with the model, frames and guidance that the checkpoint has. Only the
+    file's header is read. Raises WeightsError; ConfigError for a preset that there is not, and for a student.
+    """
+    path = checkpoint_path(given)
+    header = load_header(path, FORMAT)
+    config, training = read_config(header), read_training(header)
+    _refuse_student(str(path), training)
+    recipe = distill(make_recipe(training.variant, training.preset, 1.0, seed), steps)
+    stage = replace(
+        recipe.stages[0], frames=(training.frames,), temporal=config.temporal, reconstruction=config.reconstruction,
+        actions=config.actions, views=config.views,
+    )  # fmt: skip
+    recipe = replace(recipe, model=config, size=training.size, guidance=training.guidance, stages=(stage,))
+    return scaled(recipe, steps_scale)
+
+
+def _refuse_student(name: str, training: Training) -> None:
+    if training.is_student:
+        raise ConfigError(
+            f"--from {name} is already a student, of {training.sampling_steps} sampling steps: name the checkpoint "
+            "that it was distilled from"
+        )
+
+
 def begin(recipe: Recipe, origin: Origin | None) -> Recipe:
     """The recipe for a run from `origin`: without an autoencoder where that has none.
 
-    What the first stage's model has beyond it starts zero-gated, as at a change of stage. ConfigError where the
-    weights do not fit the first stage, and for a model of SD3's size without any.
+    What the first stage's model has beyond it starts zero-gated, as at a change of stage; a student has nothing beyond
+    its teacher. ConfigError where the weights do not fit the first stage, for a model of SD3's size without any, and
+    for a student without a teacher or with another student as one.
     """
+    distils = recipe.stages[0].student_steps is not None
     if origin is None:
+        if distils:
+            raise ConfigError("a student starts from the model that it learns from: name its checkpoint with --from")
         if recipe.model.encoders == "sd3":
             raise ConfigError(
                 f"--preset {recipe.preset} starts from SD3-medium's weights: make a checkpoint of them with "
                 "gwm weights import, and name it with --from"
             )
         return recipe
+    if distils:
+        _refuse_student(origin.name, origin.training)
     own, given = recipe.model, origin.config
     if (own.encoders == "nano") != (given.encoders == "nano"):
         raise ConfigError(f"--from {origin.name} is no model of --preset {recipe.preset}; name one that is")
@@ -79,7 +113,8 @@ def begin(recipe: Recipe, origin: Origin | None) -> Recipe:
     ]
     with torch.device("meta"):
         wanted = WorldModel(recipe.stages[0].model(recipe.model)).state_dict()
-    new = {f"missing {name}" for name in wanted if any(part in name for part in BROUGHT)}
+    brought = () if distils else BROUGHT
+    new = {f"missing {name}" for name in wanted if any(part in name for part in brought)}
     problems += [problem for problem in misfits(origin.weights, wanted) if problem not in new]
     if problems:
         more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""

@@ -15,17 +15,19 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from gwm.core import ConfigError
 from gwm.core.actions import MODES
 from gwm.core.config import AUTOENCODER_FACTOR, ModelConfig, check_type
+from gwm.pipelines.checkpoint import STUDENT
 from gwm.shards.schema import VIEWS
 
 RIG = ("front", "front_right", "back_right", "back", "back_left", "front_left")  # nuScenes', clockwise
 VISTA_CONDITION_FRAMES = (1 / 15, 2 / 15, 4 / 15, 8 / 15)  # probability of 0, 1, 2, 3 condition frames
 PRETRAINING = "1c"  # the last of its stages
+STUDENT_STEPS = 4  # S
 Shares = tuple[tuple[str, float], ...]
 
 # What `--set` leaves alone: chosen by other options, or given by the stages.
 _FIXED = {
     "Recipe": ("variant", "preset", "model", "stages", "seed"),
-    "Stage": ("name",),
+    "Stage": ("name", "student_steps"),
     "ModelConfig": ("temporal", "reconstruction", "actions", "views"),
 }
 
@@ -50,6 +52,7 @@ class Stage:
     cooldown: float = 0.0  # share of the steps, at the end, over which the learning rate falls linearly to zero
     data: Shares | None = None  # share of the windows by name of the source; None: what is given, all alike
     accumulate: int = 1  # passes of batch / accumulate windows that make up a step
+    student_steps: int | None = None  # S: distil the start's model into so many sampling steps
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be, as stage.field with the value."""
@@ -69,6 +72,8 @@ class Stage:
         _require(
             self.batch % self.accumulate == 0, f"{at}.accumulate", self.accumulate, f"must divide batch {self.batch}"
         )
+        if self.student_steps is not None:
+            check_type(f"{at}.student_steps", self.student_steps, int)
         if self.data is not None:
             check_type(f"{at}.data", self.data, Shares)
             names, shares = [name for name, _ in self.data], [share for _, share in self.data]
@@ -103,7 +108,7 @@ class Recipe:
     ema: float
     text_dropout: float  # share of samples whose text is empty, for guidance
     action_dropout: float  # share of samples without actions, Vista
-    guidance: float  # scale for rollouts; the paper's is 4.0
+    guidance: float  # scale for rollouts; the paper's is 4.0. In distillation the teacher's
     joint_dropout: float  # share of samples without text and actions: the branch that guidance subtracts
     action_modes: tuple[str, ...]  # cycled over samples, Vista
     condition_probabilities: tuple[float, ...] = VISTA_CONDITION_FRAMES  # element i for i condition frames
@@ -166,6 +171,8 @@ class Recipe:
         """Names differ, and no stage lacks a part that the one before it had trained."""
         names = [stage.name for stage in self.stages]
         _require(len(set(names)) == len(names) > 0, "stages", names, "give at least one, with different names")
+        alone = len(names) == 1 or all(stage.student_steps is None for stage in self.stages)
+        _require(alone, "stages", names, "a stage that distils stands alone, as in gwm distill")
         for before, stage in pairwise(self.stages):
             for part in ("temporal", "reconstruction", "actions"):
                 kept = getattr(stage, part) or not getattr(before, part)
@@ -189,12 +196,16 @@ def make_recipe(variant: str, preset_name: str, steps_scale: float, seed: int) -
     if (variant, preset_name) not in RECIPES:
         known = ", ".join(f"--variant {v} --preset {p}" for v, p in RECIPES)
         raise ConfigError(f"no recipe for --variant {variant} --preset {preset_name}; there are: {known}")
+    return scaled(replace(RECIPES[variant, preset_name], seed=seed), steps_scale)
+
+
+def scaled(recipe: Recipe, steps_scale: float) -> Recipe:
+    """The recipe with all step counts scaled, at least 1 step a stage."""
     if not 0 < steps_scale <= 100:
         raise ConfigError(f"--steps-scale {steps_scale} must lie above 0 and at most at 100")
-    recipe = RECIPES[variant, preset_name]
     stages = tuple(replace(s, steps=max(1, round(s.steps * steps_scale))) for s in recipe.stages)
     warmup = max(1, round(recipe.warmup * min(1.0, steps_scale)))
-    return replace(recipe, stages=stages, warmup=warmup, seed=seed)
+    return replace(recipe, stages=stages, warmup=warmup)
 
 
 def select(recipe: Recipe, stage: str, finished: Collection[str] | None = None) -> Recipe:
@@ -226,6 +237,12 @@ def finetune_mview(recipe: Recipe) -> Recipe:
     if not stages:
         raise ConfigError(f"the recipe {recipe.variant} {recipe.preset} has no stage of several views; use mview")
     return replace(recipe, stages=stages)
+
+
+def distill(recipe: Recipe, steps: int = STUDENT_STEPS) -> Recipe:
+    """One stage, which distils a model of the recipe's last stage into one that samples in `steps` steps."""
+    stage = replace(recipe.stages[-1], name=STUDENT, steps=2000, cooldown=0.5, student_steps=steps)
+    return replace(recipe, stages=(stage,), learning_rate=3e-4)
 
 
 def override(recipe: Recipe, *settings: str) -> Recipe:

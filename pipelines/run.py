@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -36,6 +36,7 @@ class Learner:
     ema: dict[str, Tensor]
     optimizer: torch.optim.Optimizer
     skipped: int = 0  # steps of the run that were not applied
+    teacher: WorldModel | None = None  # that a student learns from, without its autoencoder; never changed nor saved
 
 
 def make_learner(
@@ -44,8 +45,8 @@ def make_learner(
 ) -> Learner:  # fmt: skip
     """The learner at the start of stage `index`, with all weights and averages of the stage before it.
 
-    Or, where nothing is before it, with the weights of `origin`. What the stage brings is initialised from
-    (seed, stage) and zero-gated, so the loss does not jump.
+    Or, where nothing is before it, with the weights of `origin`, which is the teacher of a student too. What the stage
+    brings is initialised from (seed, stage) and zero-gated, so the loss does not jump.
     Not in the paper: Adam starts anew with each stage. `spread`: over the processes, all of which call this.
     `compiled`: the blocks by torch.compile.
     """
@@ -58,9 +59,13 @@ def make_learner(
         missing, surplus = model.load_state_dict(weights, strict=False)
         strange = [name for name in missing if not any(word in name for word in BROUGHT)] + list(surplus)
         assert not strange, f"the stage before does not fit: {strange}"
+    teacher = None
+    if recipe.stages[index].student_steps is not None:
+        assert origin is not None, "a student without a teacher"
+        teacher = _make_teacher(origin).to(device)
     if compiled:
         torch.compiler.reset()  # past a number of shapes, those of the stages before included, nothing is compiled
-        for layer in model.dit.layers:
+        for layer in (*model.dit.layers, *(() if teacher is None else teacher.dit.layers)):
             layer.compile()
     model = (shard_model(model, device) if spread else model).to(device)
     parameters = trainable(model)
@@ -68,7 +73,15 @@ def make_learner(
     optimizer = torch.optim.AdamW(
         parameters.values(), lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=recipe.weight_decay, fused=True
     )
-    return Learner(model, ema, optimizer, before.skipped if before else 0)
+    return Learner(model, ema, optimizer, before.skipped if before else 0, teacher)
+
+
+def _make_teacher(origin: Origin) -> WorldModel:
+    """The frozen model of a checkpoint, without the autoencoder, which no step needs."""
+    teacher = WorldModel(origin.config)
+    teacher.load_state_dict(origin.weights)
+    teacher.autoencoder = None
+    return teacher.eval().requires_grad_(False)
 
 
 @contextmanager
@@ -157,12 +170,13 @@ class Run:
         spread = is_spread(average.values())
         if not (self.leads or spread):
             return
-        recipe = self.recipe
-        done = {s.name: s.steps for s in recipe.stages[:index]} | {recipe.stages[index].name: step}
-        frames = max(recipe.stages[index].frames)
+        recipe, stage = self.recipe, self.recipe.stages[index]
+        done = {s.name: s.steps for s in recipe.stages[:index]} | {stage.name: step}
         training = Training(
-            recipe.size, frames, recipe.variant, recipe.preset, recipe.seed, recipe.guidance, done, self.data
+            recipe.size, max(stage.frames), recipe.variant, recipe.preset, recipe.seed, recipe.guidance, done, self.data
         )
+        if stage.student_steps is not None:
+            training = replace(training, guidance=1.0, sampling_steps=stage.student_steps)
         if spread:
             average = gathered(average, self.leads)
         file = self.folder / "model.safetensors"

@@ -14,9 +14,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gwm.core import ConfigError
 from gwm.core.actions import only_modes
+from gwm.core.distill import distillation_errors, on_grid
 from gwm.core.ema import ema_decay, update_ema
 from gwm.core.flow import mean_over_predicted
+from gwm.core.sampler import Conditions
 from gwm.core.world_model import Draw, draw_step, training_errors
 from gwm.pipelines import metrics
 from gwm.pipelines.boards import open_boards
@@ -28,7 +31,7 @@ from gwm.pipelines.origin import Origin, begin, find_codec, read_origin
 from gwm.pipelines.progress import Ticker
 from gwm.pipelines.recipe import Recipe, Stage, learning_rate
 from gwm.pipelines.run import Learner, Run, alone, make_learner
-from gwm.pipelines.sources import Batch, Library
+from gwm.pipelines.sources import Batch, EmbeddedTexts, Library
 from gwm.pipelines.state import newest_state, restore_state, trainable
 from gwm.pipelines.team import Team, join_team
 from gwm.pipelines.watch import Showing, Watch
@@ -110,6 +113,8 @@ def learn(learner: Learner, recipe: Recipe, stage: Stage, batch: Batch, generato
     texts, actions = drops.apply(batch.texts, batch.actions, own)
     shape = torch.Size((stage.batch, *batch.z_0.shape[1:]))
     whole = draw_step(shape, model.config, recipe.condition_probabilities, generator, own, recipe.imagined_share)
+    if stage.student_steps is not None:
+        whole = on_grid(whole, stage.student_steps, model.config.tau_shift, stage.batch, generator, own)
     predicted = whole.m_c.sum().to(device)
     team.add([predicted])
     learner.optimizer.zero_grad(set_to_none=True)
@@ -118,15 +123,30 @@ def learn(learner: Learner, recipe: Recipe, stage: Stage, batch: Batch, generato
     for rows in (slice(first, first + size) for first in range(0, len(texts), size)):
         draw = whole.part(rows).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            text, pooled = (batch.embedded or model).encode_text(texts[rows])
             given = None if actions is None else actions[rows].to(device)
-            errors = training_errors(model.dit, batch.z_0[rows].to(device), text, pooled, given, draw)
+            z_0 = batch.z_0[rows].to(device)
+            errors = _errors(learner, z_0, texts[rows], given, batch.embedded, recipe.guidance, draw)
         mean_over_predicted(errors, draw.m_c, predicted).backward()
         seen.append((errors.detach(), draw))
     parameters = trainable(model).values()
     team.add_gradients(parameters)
     norm = team.clip_gradients(parameters, recipe.gradient_clip)
     return Step(float(norm), seen)
+
+
+def _errors(
+    learner: Learner, z_0: Tensor, texts: list[str], actions: Tensor | None, embedded: EmbeddedTexts | None,
+    guidance: float, draw: Draw,
+) -> Tensor:  # fmt: skip
+    """Squared errors (b t k h w) against the data's flow, or where there is a teacher against what it does."""
+    model, teacher = learner.model, learner.teacher
+    given = Conditions(*(embedded or model).encode_text(texts), actions)
+    if teacher is None:
+        return training_errors(model.dit, z_0, *given, draw)
+    encoder = embedded or teacher
+    told = Conditions(*encoder.encode_text(texts), actions)
+    untold = Conditions(*encoder.encode_text([""] * len(texts)), None)
+    return distillation_errors(model.dit, teacher.dit, z_0, given, told, untold, guidance, draw)
 
 
 def run_stage(
@@ -217,8 +237,9 @@ def train(
     """Run all stages of `recipe` on the shards at `data`, one dataset or several, into the folder `out`.
 
     autoencoder: a file or run of `gwm autoencoder`; the embedded checkpoint's where None. start: the checkpoint or run
-    whose weights the first stage begins with, and whose autoencoder it keeps. reading: see `choose_reads`. The same
-    call again continues a stopped run (on a CPU with as many threads, bit for bit); finished stages are skipped.
+    whose weights the first stage begins with, and whose autoencoder it keeps; a student learns from it. reading: see
+    `choose_reads`. The same call again continues a stopped run (on a CPU with as many threads, bit for bit); finished
+    stages are skipped.
     `stop_after` ends after so many steps in all. A step whose gradient is not finite is not applied: the first
     raises ConfigError with the windows it read, unless `skip_nonfinite` allows so many in the whole run.
     Under `torchrun` each process learns from its part of every batch, read from shards of its own; a run may go on
@@ -228,6 +249,8 @@ def train(
     paths = [data] if isinstance(data, Path) else list(data)
     origin = None if start is None else read_origin(start)
     recipe = begin(recipe, origin)
+    if fsdp and recipe.stages[0].student_steps is not None:
+        raise ConfigError("--fsdp spreads no teacher: distil without it, every process with the whole of both models")
     with join_team(choose_device(device), fsdp) as team, ExitStack() as held:
         return _train_together(
             paths, out, recipe, autoencoder, origin, stop_after, skip_nonfinite, reading, showing, compiled, team, held
@@ -251,7 +274,7 @@ def _train_together(
         library = open_library(recipe, datasets, reads, codec, out, place)
     state = newest_state(out)
     index, step = (0, 0) if state is None else (int(state[1]["stage"]), int(state[1]["step"]))
-    learner = make_learner(recipe, index, place, None, team.spread, origin if state is None else None, compiled)
+    learner = make_learner(recipe, index, place, None, team.spread, origin, compiled)
     if codec.network is not None:
         learner.model.codec.load_state_dict(codec.network.state_dict())
     if state is not None:

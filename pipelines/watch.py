@@ -12,7 +12,7 @@ from gwm.core import ConfigError
 from gwm.pipelines import metrics
 from gwm.pipelines.boards import Board
 from gwm.pipelines.feed import Order
-from gwm.pipelines.preview import PreviewClips, sample_preview, write_preview
+from gwm.pipelines.preview import STEPS, PreviewClips, sample_preview, write_preview
 from gwm.pipelines.recipe import Recipe, Stage
 from gwm.pipelines.run import Learner, writing
 from gwm.pipelines.sources import Batch, Library
@@ -71,10 +71,9 @@ class Watch:
         clips = PreviewClips(batch.z_0, batch.texts, batch.actions if stage.actions else None)
         embed = None if batch.embedded is None else batch.embedded.encode_text
         given = min(CONDITION_FRAMES, max(stage.frames) - 1)
-        model, recipe = learner.model, self.recipe
-        real, generated = sample_preview(
-            model, learner.ema, clips, given, recipe.guidance, seed=recipe.seed, encode_text=embed
-        )
+        model, seed = learner.model, self.recipe.seed
+        scale, steps = (self.recipe.guidance, STEPS) if stage.student_steps is None else (1.0, stage.student_steps)
+        real, generated = sample_preview(model, learner.ema, clips, given, scale, steps, seed, embed)
         if not self.leads:
             return
         with writing(self.folder / FILE):

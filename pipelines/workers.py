@@ -165,9 +165,11 @@ def one_thread() -> None:
     """Leave the other cores to the other jobs; results do not depend on the number of threads then."""
     import cv2
     import torch
+    from threadpoolctl import threadpool_limits
 
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
+    threadpool_limits(1)  # numpy's linear algebra
 
 
 def default_workers() -> int:

@@ -113,6 +113,16 @@ def test_workers_and_resuming_change_nothing(data, codec, tmp_path):
     same(whole, ahead)
 
 
+def test_the_windows_of_a_step_are_drawn_once(data, codec, tmp_path, monkeypatch):
+    """Once for each of its windows, a batch of 768 took seconds."""
+    library, found = library_of([data], codec, tmp_path / "run", HERE)
+    drawn = []
+    refs = type(found[0]).refs
+    monkeypatch.setattr(type(found[0]), "refs", lambda self, step, *rest: drawn.append(step) or refs(self, step, *rest))
+    assert len(read(library, found[0], last=3)[0].keys) > 1
+    assert drawn == [0, 1, 2]
+
+
 def test_memory_latents_and_images_mix_and_only_memory_is_read_here(data, codec, network, tmp_path, monkeypatch):
     """Each of three datasets read in its own way, by a worker as far as it is not in memory."""
     paths = [data, with_latents(dataset(tmp_path / "b", 10), network), dataset(tmp_path / "c", 20)]

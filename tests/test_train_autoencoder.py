@@ -12,24 +12,20 @@ from gwm.pipelines.autoencoder import load_autoencoder, train_autoencoder
 from gwm.pipelines.checkpoint import load_tensors
 from gwm.pipelines.state import newest_state
 from gwm.shards.index import open_dataset
-
-
-@pytest.fixture(autouse=True)
-def small_batches(monkeypatch):
-    monkeypatch.setattr(module, "BATCH", 2)
+from gwm.shards.reader import read_window
 
 
 def test_a_resumed_run_repeats_an_unbroken_one(tiny_shards, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SAVE_INTERVAL", 0.0)
-    result = train_autoencoder(tiny_shards, tmp_path / "whole", 4, SIZE, device="cpu")
+    result = train_autoencoder(tiny_shards, tmp_path / "whole", 4, SIZE, device="cpu", batch=2)
     assert result.psnr_on == "val"
     assert 0 < result.psnr < 60
-    train_autoencoder(tiny_shards, tmp_path / "broken", 4, SIZE, device="cpu")
+    train_autoencoder(tiny_shards, tmp_path / "broken", 4, SIZE, device="cpu", batch=2)
     newest, before = sorted((tmp_path / "broken" / "states").iterdir(), reverse=True)
     newest.unlink()  # as if killed before the last step
     (tmp_path / "broken" / "autoencoder.safetensors").unlink()
     assert before.name == "state-000000003.safetensors"
-    again = train_autoencoder(tiny_shards, tmp_path / "broken", 4, SIZE, device="cpu")
+    again = train_autoencoder(tiny_shards, tmp_path / "broken", 4, SIZE, device="cpu", batch=2)
     assert again.psnr == result.psnr
     whole, broken = (newest_state(tmp_path / name) for name in ("whole", "broken"))
     assert whole is not None
@@ -38,13 +34,12 @@ def test_a_resumed_run_repeats_an_unbroken_one(tiny_shards, tmp_path, monkeypatc
 
 
 def test_latents_come_out_with_unit_variance(tiny_shards, tmp_path):
-    train_autoencoder(tiny_shards, tmp_path, 1, SIZE, device="cpu")
+    train_autoencoder(tiny_shards, tmp_path, 1, SIZE, device="cpu", batch=2)
     config = preset("nano")
     model = Autoencoder(config.channels, config.autoencoder_width)
     load_autoencoder(tmp_path, model)
-    images = module._images(
-        open_dataset(tiny_shards), [(i, 5 * j) for i in range(4) for j in range(6)], SIZE, torch.device("cpu")
-    )
+    frames = module._Frames(open_dataset(tiny_shards), SIZE, torch.device("cpu"))
+    images = frames.images([(i, 5 * j) for i in range(4) for j in range(6)])
     latents = model.encode(images)
     assert abs(latents.mean()) < 0.2
     assert abs(latents.std() - 1) < 0.2
@@ -52,10 +47,22 @@ def test_latents_come_out_with_unit_variance(tiny_shards, tmp_path):
     assert header["steps"] == 1
 
 
+def test_frames_are_read_once_as_far_as_they_fit(tiny_shards, tmp_path, monkeypatch):
+    reads = []
+    monkeypatch.setattr(module, "read_window", lambda *a, **k: reads.append(a[1:3]) or read_window(*a, **k))
+    monkeypatch.setattr(module, "CACHE_BYTES", 2 * 3 * SIZE[0] * SIZE[1])
+    frames = module._Frames(open_dataset(tiny_shards), SIZE, torch.device("cpu"))
+    refs = [(0, 0), (0, 3), (1, 2)]
+    assert torch.equal(frames.images(refs), frames.images(refs))
+    assert reads == [*refs, (1, 2)]
+
+
 def test_bad_input_leaves_nothing(tiny_shards, tmp_path):
-    for steps, size, message in ((0, SIZE, "--steps 0"), (1, (60, 32), "multiples of 8")):
+    for steps, size, batch, message in (
+        (0, SIZE, 2, "--steps 0"), (1, (60, 32), 2, "multiples of 8"), (1, SIZE, 0, "--batch 0"),
+    ):  # fmt: skip
         with pytest.raises(ConfigError, match=message):
-            train_autoencoder(tiny_shards, tmp_path / "out", steps, size)
+            train_autoencoder(tiny_shards, tmp_path / "out", steps, size, batch=batch)
     assert not (tmp_path / "out").exists()
     with pytest.raises(WeightsError, match="no checkpoint at"):
         load_autoencoder(tmp_path / "out", Autoencoder(4, 16))
