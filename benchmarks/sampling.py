@@ -40,6 +40,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ab2 6": {"steps": 6, "solver": "ab2"},
     "ab2 10, guidance above 0.3": {"steps": 10, "solver": "ab2", "guidance_range": HIGH},
     "ab2 8, guidance above 0.3": {"steps": 8, "solver": "ab2", "guidance_range": HIGH},
+    "ab2 8, guidance every 2": {"steps": 8, "solver": "ab2", "guidance_every": 2},
+    "ab2 8, guidance every 4": {"steps": 8, "solver": "ab2", "guidance_every": 4},
     "ab2 10, no guidance": {"steps": 10, "solver": "ab2", "guidance": 1.0},
 }
 REFERENCE = "euler 30"

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from gwm import GwmError
-from gwm.cli.rollout import CheckpointFile, Guidance, GuidanceRange, SolverName, Steps, parse_range
+from gwm.cli.rollout import CheckpointFile, Guidance, GuidanceEvery, GuidanceRange, SolverName, Steps, parse_range
 from gwm.cli.run import Device, Json, Out, Seed, data_root, new_folder, show
 
 FEATURES = (
@@ -55,6 +55,7 @@ def evaluate(
     solver: SolverName = "euler",
     guidance: Guidance = None,
     guidance_range: GuidanceRange = None,
+    guidance_every: GuidanceEvery = 1,
     features: FeatureKind = "auto",
     resize: Resize = "torch-fidelity",
     fvd: Form = "tats",
@@ -96,7 +97,7 @@ def evaluate(
     training = read_training(load_header(checkpoint_path(checkpoint), FORMAT))
     scale = training.guidance if guidance is None else guidance
     steps = training.sampling_steps if steps is None else steps
-    sampling = Sampling(steps, scale, solver, parse_range(guidance_range, scale))
+    sampling = Sampling(steps, scale, solver, parse_range(guidance_range, scale), guidance_every)
     alone = inside_torchrun() or choose_device(device).type == "cuda"
     if alone and (workers > 1 or ray is not None):
         raise GwmError("--workers and --ray are for CPUs; for several GPUs or under torchrun leave them out")

@@ -26,6 +26,12 @@ Guidance = Annotated[
 GuidanceRange = Annotated[
     str | None, typer.Option("--guidance-range", help="LOW,HIGH: guide where τ lies there alone; 0,1 if absent.")
 ]
+GuidanceEvery = Annotated[
+    int,
+    typer.Option(
+        "--guidance-every", min=1, help="Compute guidance at every N-th step, and keep what it adds for those between."
+    ),
+]
 ACTIONS = (
     "What the driver does; the source's own actions if absent. A manoeuvre: keep, turn-left, turn-right, lane-left, "
     "lane-right (3.5 m in 4 s), accelerate (1.5 m/s² to 30 m/s), brake (2 m/s²), stop (3 m/s²). A script of them, with "
@@ -59,6 +65,7 @@ def rollout(
     solver: SolverName = "euler",
     guidance: Guidance = None,
     guidance_range: GuidanceRange = None,
+    guidance_every: GuidanceEvery = 1,
     condition_frames: Annotated[
         int, typer.Option("--condition-frames", help="Frames that each window repeats from the one before.")
     ] = 3,
@@ -87,7 +94,7 @@ def rollout(
     scale = loaded.training.guidance if guidance is None else guidance
     steps = loaded.training.sampling_steps if steps is None else steps
     part = parse_range(guidance_range, scale)
-    settings = RolloutSettings(frames, steps, scale, condition_frames, seed, solver, part)
+    settings = RolloutSettings(frames, steps, scale, condition_frames, seed, solver, part, guidance_every)
     outputs = Outputs(gif, save_frames, overlay)
     if samples == 1:
         folder = out or new_folder("rollout")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Literal, NamedTuple
 
 import torch
@@ -32,12 +32,15 @@ class Sampling:
     guidance: float = 4.0  # scale; 1 is none
     solver: Solver = "euler"  # or ab2: two-step Adams-Bashforth, of second order at the same price
     guidance_range: tuple[float, float] = (0.0, 1.0)  # of τ; outside it the conditional prediction is taken alone
+    guidance_every: int = 1  # guided step; those between take over what guidance added
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be, with the value."""
         check_type("solver", self.solver, Solver)
         if self.steps < 1:
             raise ConfigError(f"sampling steps must be at least 1, not {self.steps}")
+        if self.guidance_every < 1:
+            raise ConfigError(f"guidance every {self.guidance_every} steps: must be at least 1")
         if not math.isfinite(self.guidance):
             raise ConfigError(f"guidance {self.guidance} must be a finite number")
         low, high = self.guidance_range
@@ -62,18 +65,24 @@ def tau_schedule(steps: int, shift: float) -> Tensor:
     return shift_tau(torch.linspace(1, 0, steps + 1), shift)
 
 
-def guided(network: Network, conditional: Conditions, unconditional: Conditions | None) -> Velocity:
+def guided(network: Network, conditional: Conditions, unconditional: Conditions | None, every: int = 1) -> Velocity:
     """Classifier-free guidance: v_u + scale (v_c - v_u), both from one pass of the network.
 
-    Scale 1 is the conditional prediction alone, and so is every scale where there is no unconditional one.
+    Scale 1 is the conditional prediction alone, and so is every scale where there is no unconditional one. v_c - v_u
+    changes slowly along a path: it is computed at every `every`-th guided call and kept for those between, so that the
+    calls have to follow one path.
     """
     both = None if unconditional is None else _beside(conditional, unconditional)
+    calls, kept = count(), [torch.empty(0)]
 
     def velocity(z: Tensor, tau: Tensor, scale: float) -> Tensor:
         if both is None or scale == 1:
             return network(z, tau, *conditional)
+        if next(calls) % every:
+            return network(z, tau, *conditional) + (scale - 1) * kept[0]
         v_c, v_u = network(torch.cat([z, z]), torch.cat([tau, tau]), *both).chunk(2)
-        return v_u + scale * (v_c - v_u)
+        kept[0] = v_c - v_u
+        return v_u + scale * kept[0]
 
     return velocity
 

@@ -97,7 +97,7 @@ def _finish(model: Autoencoder, dataset: Dataset, frames: _Frames) -> float:
 def train_autoencoder(
     data: Path, out: Path, steps: int, size: tuple[int, int], seed: int = 0, device: str = "auto", batch: int = BATCH
 ) -> AutoencoderResult:
-    """Train the nano autoencoder for `steps` steps of `batch` images; `out`/autoencoder.safetensors has its EMA weights.
+    """Train the nano autoencoder for `steps` steps of `batch` images into `out`/autoencoder.safetensors (EMA weights).
 
     The same command again continues where the last saved state stands, on a CPU bit for bit.
     """

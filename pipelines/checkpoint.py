@@ -42,6 +42,7 @@ class Training:
     stages: dict[str, int] = field(default_factory=dict)  # stage -> steps done
     data: tuple[str, ...] = ()  # the datasets: source, name and hash of the index
     sampling_steps: int = 30  # of the solver, that rollouts use unless told otherwise; the paper's
+    views: tuple[str, ...] = ()  # K names in the order of training; (): the first of nuScenes' rig
 
     @property
     def is_student(self) -> bool:
@@ -140,7 +141,8 @@ def read_training(header: dict[str, Any]) -> Training:
     """The `Training` record of a checkpoint's header."""
     try:
         values = dict(header["training"])
-        return Training(**{**values, "size": tuple(values["size"]), "data": tuple(values["data"])})
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return Training(**values | lists)
     except (KeyError, TypeError) as error:
         raise WeightsError(f"the checkpoint's training record is damaged: {error}") from error
 

@@ -33,6 +33,7 @@ from gwm.pipelines.figures import compute_figures
 from gwm.pipelines.inverse_dynamics import describe_inverse_dynamics
 from gwm.pipelines.progress import Ticker, console
 from gwm.pipelines.protocols import Clip, Protocol, choose_protocol, clip_list_sha256, list_clips, spread_evenly
+from gwm.pipelines.recipe import RIG
 from gwm.pipelines.rollout import RolloutSettings
 from gwm.pipelines.team import Team, join_team
 from gwm.pipelines.workers import Workers, in_this_process, one_thread
@@ -109,7 +110,7 @@ def prepare(wanted: Wanted, out: Path, device: torch.device) -> tuple[Plan, list
     sampling = wanted.sampling
     settings = RolloutSettings(
         protocol.frames, sampling.steps, sampling.guidance, protocol.condition_frames, wanted.seed, sampling.solver,
-        sampling.guidance_range,
+        sampling.guidance_range, sampling.guidance_every,
     )  # fmt: skip
     settings.check(training.frames)
     if wanted.actions and not config.actions:
@@ -164,6 +165,12 @@ def check_model(protocol: Protocol, config: ModelConfig, training: Training, nam
         raise ConfigError(
             f"protocol {protocol.name} has {protocol.views} views, {name} has learned {config.views}; give a "
             "checkpoint of --variant mview, or another --protocol"
+        )
+    shown = RIG[: protocol.views]
+    if training.views and training.views[: protocol.views] != shown:
+        raise ConfigError(
+            f"protocol {protocol.name} shows {', '.join(shown)}, {name} has learned {', '.join(training.views)}, in "
+            "this order; train one with the default view_names"
         )
     seen = [line for line in training.data if line.partition(" ")[0] == protocol.dataset]
     if zero_shot and seen:

@@ -22,6 +22,7 @@ from gwm.pipelines.checkpoint import Checkpoint
 from gwm.pipelines.control import held, make_motion
 from gwm.pipelines.latents import action_values
 from gwm.pipelines.progress import Ticker, console
+from gwm.pipelines.recipe import RIG
 from gwm.pipelines.rollout_out import Gallery, Outputs
 from gwm.pipelines.rollout_state import PROGRESS, check_same, checksum, forget, read_record, unfinished, write_record
 from gwm.pipelines.start import Start, load_start
@@ -48,11 +49,12 @@ class RolloutSettings:
     seed: int = 0
     solver: Solver = "euler"
     guidance_range: tuple[float, float] = (0.0, 1.0)  # of τ
+    guidance_every: int = 1  # guided step
 
     @property
     def sampling(self) -> Sampling:
         """How each window is drawn."""
-        return Sampling(self.steps, self.guidance, self.solver, self.guidance_range)
+        return Sampling(self.steps, self.guidance, self.solver, self.guidance_range, self.guidance_every)
 
     def check(self, window: int) -> None:
         """Refuse values that cannot be, with the value."""
@@ -123,7 +125,8 @@ def generate(
             actions = only_modes(values, ["motion"])
             conditioned = bool(text) or not bool(actions.isnan().all())
             unconditional = Conditions(*model.encode_text([""]), None) if conditioned else None
-            velocity = guided(model.dit, Conditions(*model.encode_text([text]), actions), unconditional)
+            told = Conditions(*model.encode_text([text]), actions)
+            velocity = guided(model.dit, told, unconditional, settings.guidance_every)
             z = sample(velocity, condition[None], eps, settings.sampling, model.config.tau_shift)[0]
             if not bool(z.isfinite().all()):
                 raise ConfigError(
@@ -150,7 +153,8 @@ def make_scene(
     if views is not None and not 1 <= views <= config.views:
         known = "one view" if config.views == 1 else f"{config.views} views"
         raise ConfigError(f"--views {views}: {name} has learned {known}; give no more, or another checkpoint (mview)")
-    start = load_start(source, checkpoint.training.size, settings.condition_frames, views or config.views, key)
+    names = (checkpoint.training.views or RIG)[: views or config.views]
+    start = load_start(source, checkpoint.training.size, settings.condition_frames, names, key)
     shown = len(start.views)
     if views is not None and shown < views:
         raise ConfigError(

@@ -173,8 +173,9 @@ class Run:
         recipe, stage = self.recipe, self.recipe.stages[index]
         done = {s.name: s.steps for s in recipe.stages[:index]} | {stage.name: step}
         training = Training(
-            recipe.size, max(stage.frames), recipe.variant, recipe.preset, recipe.seed, recipe.guidance, done, self.data
-        )
+            recipe.size, max(stage.frames), recipe.variant, recipe.preset, recipe.seed, recipe.guidance, done,
+            self.data, views=recipe.view_names[: stage.views],
+        )  # fmt: skip
         if stage.student_steps is not None:
             training = replace(training, guidance=1.0, sampling_steps=stage.student_steps)
         if spread:

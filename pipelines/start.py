@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -43,9 +43,12 @@ class Start:
 
 
 def load_start(
-    given: Path | None, size: tuple[int, int], condition_frames: int, views: int = 1, key: str | None = None
-) -> Start:
-    """Read up to `condition_frames` first frames at `size` (width, height), of up to `views` views.
+    given: Path | None, size: tuple[int, int], condition_frames: int, views: Sequence[str] = RIG[:1],
+    key: str | None = None,
+) -> Start:  # fmt: skip
+    """Read up to `condition_frames` first frames at `size` (width, height).
+
+    Of shards, the `views` where a sample has them all, else as many of its own, or as it has.
 
     given: an image, a video, or a dataset, of which the sample `key`, else the first for validation, else the first;
     the embedded clip where None. The frames have to follow each other without a gap, so there may be fewer of them.
@@ -106,11 +109,11 @@ def _from_video(path: Path, size: tuple[int, int], condition_frames: int) -> Sta
 
 
 def _from_shards(
-    dataset: Dataset, name: str, size: tuple[int, int], condition_frames: int, views: int, key: str | None
+    dataset: Dataset, name: str, size: tuple[int, int], condition_frames: int, views: Sequence[str], key: str | None
 ) -> Start:
     row = _row(dataset, name, key)
     entry = dataset.row(row)
-    chosen = RIG[:views] if set(RIG[:views]) <= set(entry.views) else entry.views[:views]
+    chosen = tuple(views) if set(views) <= set(entry.views) else entry.views[: len(views)]
     n = min(condition_frames, entry.frames)
     window = read_window(dataset, row, 0, n, chosen, size)
     description = decode_description(read_json_member(dataset, entry))

@@ -24,6 +24,7 @@ from gwm.cli.main import app
 from gwm.core import ConfigError
 from gwm.core.sampler import Sampling
 from gwm.pipelines import eval_clip, evaluate, feature_choice, protocols
+from gwm.pipelines.checkpoint import Training
 from gwm.pipelines.evaluate import Wanted
 from gwm.pipelines.feature_choice import FeatureChoice
 from gwm.pipelines.feature_file import Features, read_features
@@ -312,6 +313,8 @@ def test_what_an_evaluation_refuses(shards: Path, model: Callable[..., Path], tm
         evaluate.evaluate(
             replace(wanted(shards, model()), dataset="nuscenes", protocol="drivewm"), tmp_path / "refused", "cpu"
         )
+    with pytest.raises(ConfigError, match="protocol waymo-zero-shot shows front, run has learned back"):
+        evaluate.check_model(ZERO_SHOT, TINY, Training((64, 32), 6, views=("back",)), "run", False)
     with pytest.raises(ConfigError, match="for --features standard"):
         evaluate.evaluate(
             replace(wanted(shards, model()), features=FeatureChoice(kind="lite", resize="clean")), tmp_path / "r", "cpu"

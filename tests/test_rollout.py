@@ -9,12 +9,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import SIZE
+from conftest import SIZE, TINY
+from toy_shards import make_chunk, write
 
 from gwm.core import ConfigError
 from gwm.core.world_model import WorldModel
 from gwm.pipelines.checkpoint import Checkpoint, Training
-from gwm.pipelines.rollout import RolloutSettings, generate, rollout
+from gwm.pipelines.rollout import RolloutSettings, generate, make_scene, rollout
 from gwm.pipelines.rollout_out import even_frames
 from gwm.shards import ShardError
 from gwm.shards.schema import Motion
@@ -42,6 +43,15 @@ def test_exactly_the_frames_asked_for_and_the_start_unchanged(tiny_model, frames
     start, z = latents(tiny_model, frames=frames)
     assert z.shape == (frames, *start.shape[1:])
     assert torch.equal(z[:3], start[:frames])
+
+
+def test_views_have_the_order_of_training(tmp_path):
+    order = ("front_left", "front", "front_right")
+    shards = write(tmp_path / "toy", [make_chunk(1, 30, ("front", "front_right", "front_left"))])
+    model = WorldModel(replace(TINY, views=3)).requires_grad_(False)
+    for views in (None, 2):
+        trained = Checkpoint(model, Training((32, 16), WINDOW, "mview", "tiny", views=order), "three views")
+        assert make_scene(trained, settings(), shards, views=views).start.views == order[:views]
 
 
 def test_a_longer_rollout_begins_with_the_shorter_one(tiny_model):

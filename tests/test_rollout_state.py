@@ -306,14 +306,19 @@ def test_an_overlay_without_actions_is_refused(checkpoint, tmp_path):
 
 def test_prompt_solver_and_guidance_range_change_what_is_drawn(checkpoint, tiny_shards, tmp_path):
     drawn = set()
-    changes = {"none": {}, "solver": {"solver": "ab2"}, "range": {"guidance_range": (0.0, 0.5)}}
+    changes = {
+        "none": {},
+        "solver": {"solver": "ab2"},
+        "range": {"guidance_range": (0.0, 0.5)},
+        "every": {"guidance_every": 2},
+    }
     for name, change in changes.items():
         rollout(checkpoint, tmp_path / name, replace(SETTINGS, frames=8, **change), tiny_shards)
         drawn.add((tmp_path / name / "rollout.mp4").read_bytes())
     for prompt in ("night", ""):
         rollout(checkpoint, tmp_path / f"p{prompt}", replace(SETTINGS, frames=8), tiny_shards, prompt=prompt)
         drawn.add((tmp_path / f"p{prompt}" / "rollout.mp4").read_bytes())
-    assert len(drawn) == 5
+    assert len(drawn) == 6
 
 
 def test_the_command_line(tiny_model, tiny_shards, tmp_path):
@@ -325,12 +330,19 @@ def test_the_command_line(tiny_model, tiny_shards, tmp_path):
         return CliRunner().invoke(app, [str(a) for a in (*given, *arguments)])
 
     given = "--samples 2 --key tiny-001 --prompt rain --views 1 --solver ab2 --guidance 3 --guidance-range 0.2,0.8"
-    wanted = "--gif --save-frames --overlay --actions left:0.3s,stop"
+    wanted = "--guidance-every 2 --gif --save-frames --overlay --actions left:0.3s,stop"
     done = gwm("-o", tmp_path / "out", *given.split(), *wanted.split())
     assert done.exit_code == 0, done.output
     samples = json.loads(done.stdout)["samples"]
     assert [sample["settings"]["seed"] for sample in samples] == [0, 1]
-    settings = {"solver": "ab2", "guidance": 3.0, "guidance_range": [0.2, 0.8], "steps": 2, "frames": 8}
+    settings = {
+        "solver": "ab2",
+        "guidance": 3.0,
+        "guidance_range": [0.2, 0.8],
+        "guidance_every": 2,
+        "steps": 2,
+        "frames": 8,
+    }
     assert samples[0]["settings"].items() >= settings.items()
     assert (samples[0]["text"], samples[0]["actions"]) == ("rain", "left:0.3s,stop")
     assert samples[0]["start"].endswith("tiny-001")

@@ -70,6 +70,27 @@ def test_guidance_1_is_the_conditional_field_and_0_the_unconditional():
     assert torch.allclose(alone(z, tau, 4.0), z + 2)
 
 
+def test_guidance_is_computed_at_every_nth_call_and_kept_between():
+    """The conditional prediction is new at each; what guidance adds is the last computed."""
+    batches = []
+
+    def network(z, tau, text, pooled, actions):
+        batches.append(len(z))
+        return z + tau.mean() * text[:, :1, None, None, None]
+
+    text, pooled = torch.ones(2, 1, 1), torch.zeros(2, 1)
+    velocity = guided(network, Conditions(text, pooled, None), Conditions(0 * text, pooled, None), every=3)
+    z, times = torch.randn(2, 5, 1, 3, 4, 8), (1.0, 0.75, 0.5, 0.25)
+    seen = [velocity(z, torch.full((2, 5), tau), 4.0) for tau in times]
+    assert batches == [4, 2, 2, 4]
+    added = (3 * 1.0, 3 * 1.0, 3 * 1.0, 3 * 0.25)
+    for v, tau, more in zip(seen, times, added, strict=True):
+        assert torch.allclose(v, z + tau + more, atol=1e-5)
+    velocity(z, torch.ones(2, 5), 1.0)  # without guidance: does not count
+    velocity(z, torch.ones(2, 5), 4.0)
+    assert batches == [4, 2, 2, 4, 2, 2]
+
+
 def test_guidance_acts_within_its_range_of_tau():
     seen = {}
 
@@ -107,5 +128,7 @@ def test_schedule_runs_from_1_to_0():
         Sampling(0)
     with pytest.raises(ConfigError, match="guidance range"):
         Sampling(guidance_range=(0.5, 1.5))
+    with pytest.raises(ConfigError, match="guidance every 0 steps"):
+        Sampling(guidance_every=0)
     with pytest.raises(ConfigError, match="solver knows euler, ab2, not 'heun'"):
         Sampling(solver="heun")

@@ -6,6 +6,7 @@ import pytest
 from conftest import SIZE
 from toy_shards import make_chunk, write
 
+from gwm.pipelines.recipe import RIG
 from gwm.pipelines.start import load_start
 from gwm.pipelines.video_out import write_video
 from gwm.shards import SourceError
@@ -89,9 +90,12 @@ def test_a_sample_by_key_or_the_first_for_validation(three_views):
     assert named.notes == ()
 
 
-@pytest.mark.parametrize(("views", "names"), [(1, VIEWS[:1]), (2, VIEWS[:2]), (3, VIEWS), (6, VIEWS)])
-def test_views_are_the_first_of_the_rig_as_in_training_or_the_sample_s_own(three_views, views, names):
-    start = load_start(three_views, (32, 16), 3, views)
+@pytest.mark.parametrize(
+    ("wanted", "names"),
+    [(VIEWS[:1], VIEWS[:1]), (VIEWS[1::-1], VIEWS[1::-1]), (RIG, VIEWS), (("side_left",), VIEWS[:1])],
+)
+def test_views_are_those_of_training_in_its_order_or_the_sample_s_own(three_views, wanted, names):
+    start = load_start(three_views, (32, 16), 3, wanted)
     assert start.views == names
     assert start.frames.shape[1] == len(names)
     assert tuple(camera.view for camera in start.cameras) == names
