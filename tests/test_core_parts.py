@@ -105,7 +105,7 @@ def test_an_autoencoder_learns_an_image():
     images = torch.rand(1, 3, 4, 8).repeat_interleave(8, 2).repeat_interleave(8, 3) * 2 - 1
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     errors = []
-    for _ in range(120):
+    for _ in range(200):
         out = model(images, torch.zeros(1, 4, 4, 8))
         optimizer.zero_grad()
         autoencoder_loss(images, *out).backward()

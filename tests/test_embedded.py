@@ -1,9 +1,11 @@
 """What ships inside: the checkpoint and the start clip that `gwm rollout` uses with no other argument."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from typer.testing import CliRunner
 
 from gwm.cli.main import app
@@ -23,11 +25,35 @@ def test_the_checkpoint_is_a_whole_nano_model():
     assert (checkpoint.training.size, checkpoint.training.frames) == ((128, 64), 25)
 
 
+def test_the_model_of_three_views_goes_on_from_it():
+    checkpoint = load_checkpoint(Path("nano-mview"))
+    assert checkpoint.name == "embedded nano-mview"
+    assert checkpoint.model.config == replace(preset("nano"), views=3)
+    assert checkpoint.training.views == ("front_left", "front", "front_right")
+    codec = load_checkpoint().model.codec.state_dict()
+    assert all(torch.equal(x, codec[name]) for name, x in checkpoint.model.codec.state_dict().items())
+
+
+def test_a_file_or_run_of_an_embedded_name_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nano-mview").mkdir()
+    assert checkpoint_path(Path("nano-mview")) == Path("nano-mview/model.safetensors")
+
+
 def test_the_assets_are_small_and_name_no_machine():
-    assert sum(p.stat().st_size for p in ASSETS.rglob("*") if p.is_file()) < 20e6
-    header = checkpoint_path(None).read_bytes()[:200_000]
-    for text in (header, (ASSETS / "start" / "dataset.json").read_bytes()):
+    files = [p for p in ASSETS.rglob("*") if p.is_file()]
+    assert max(p.stat().st_size for p in files) < 20e6
+    texts = [p.read_bytes()[:200_000] for p in files if p.suffix in (".safetensors", ".json")]
+    assert len(texts) == 4
+    for text in texts:
         assert not any(word in text for word in (b"/home", b"/root", b"/work", b"/tmp", b"/Users"))
+
+
+def test_the_start_of_three_views_is_whole():
+    assert verify(ASSETS / "start-mview").problems == []
+    start = load_start(None, (128, 64), 3, ("front_left", "front", "front_right"))
+    assert start.views == ("front_left", "front", "front_right")
+    assert start.frames.shape == (3, 3, 64, 128, 3)
 
 
 def test_the_start_clip_is_whole_and_from_a_town_that_training_has_not_seen():
@@ -40,8 +66,6 @@ def test_the_start_clip_is_whole_and_from_a_town_that_training_has_not_seen():
 
 
 def test_the_autoencoder_keeps_the_start_clip(tmp_path):
-    import torch
-
     model = load_checkpoint().model
     frames = load_start(None, (128, 64), 3).frames
     again = model.decode(model.encode(torch.from_numpy(frames)[None]))[0].numpy()
@@ -50,8 +74,6 @@ def test_the_autoencoder_keeps_the_start_clip(tmp_path):
 
 
 def test_a_commanded_turn_turns_the_picture():
-    import torch
-
     from benchmarks.measures import predict, shown_yaw_rates
     from gwm.pipelines.control import manoeuvre
     from gwm.pipelines.rollout import RolloutSettings
@@ -75,8 +97,6 @@ def test_windows_join_without_a_seam():
 
     If the second window began at the start's frames again, the picture would jump.
     """
-    import torch
-
     from gwm.pipelines.rollout import RolloutSettings, generate, make_scene
 
     checkpoint = load_checkpoint()
@@ -102,3 +122,12 @@ def test_rollout_works_with_no_other_argument(tmp_path, monkeypatch):
     assert record["checkpoint"] == "embedded nano"
     assert record["actions"] == "source"
     assert (tmp_path / record["folder"] / "rollout.mp4").stat().st_size > 1000
+
+
+def test_several_views_are_those_of_the_embedded_model_of_three(tmp_path):
+    arguments = ["rollout", "--views", "3", "--frames", "5", "--steps", "1", "--json", "-o", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    assert record["checkpoint"] == "embedded nano-mview"
+    assert record["views"] == ["front_left", "front", "front_right"]
