@@ -62,6 +62,14 @@ def autoencoder(
     steps: Annotated[int, typer.Option("--steps", help="Training steps.")] = 3000,
     batch: Annotated[int, typer.Option("--batch", help="Images of a step.")] = 16,
     size: Annotated[str, typer.Option("--size", help="Frame size WIDTHxHEIGHT it is trained at.")] = "128x64",
+    decoder_of: Annotated[
+        Path | None,
+        typer.Option(
+            "--decoder-of",
+            help="A checkpoint or run: train its decoder alone further and write the checkpoint with it. What it has "
+            "learned of latents stays.",
+        ),
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: Json = False,
@@ -70,13 +78,13 @@ def autoencoder(
     from gwm.pipelines.autoencoder import train_autoencoder
 
     out = out or Path("runs/autoencoder")
-    result = train_autoencoder(find_shards(shards), out, steps, parse_size(size), seed, device, batch)
+    result = train_autoencoder(find_shards(shards), out, steps, parse_size(size), seed, device, batch, decoder_of)
     show("autoencoder", asdict(result), as_json)
 
 
 @command(app, "info")
 def info(
-    checkpoint: Annotated[Path | None, typer.Argument(help="A checkpoint or run; the embedded one if absent.")] = None,
+    checkpoint: Annotated[Path | None, typer.Argument(help="A checkpoint or run, or nano-long, nano-mview.")] = None,
     variant: Annotated[str | None, typer.Option("--variant", help="long or mview: describe a recipe instead.")] = None,
     preset: Annotated[str | None, typer.Option("--preset", help="nano, small or sd3-medium: the same.")] = None,
     gpu: Annotated[str | None, typer.Option("--gpu", help="GPU of a recipe's estimate; A800 if absent.")] = None,

@@ -12,7 +12,11 @@ from gwm import GwmError
 from gwm.cli.run import Device, Json, Out, Seed, new_folder, show
 
 CheckpointFile = Annotated[
-    Path | None, typer.Option("--checkpoint", help="A .safetensors file or a run's folder; the embedded one if absent.")
+    Path | None,
+    typer.Option(
+        "--checkpoint",
+        help="A .safetensors file, a run's folder, or an embedded one by name: nano-long (if absent), nano-mview.",
+    ),
 ]
 Steps = Annotated[
     int | None, typer.Option("--steps", help="Steps of the solver per window; the checkpoint's own if absent.")
@@ -54,7 +58,12 @@ def rollout(
         str | None, typer.Option("--prompt", help="Text in the place of the source's; '' for none.")
     ] = None,
     views: Annotated[
-        int | None, typer.Option("--views", help="Cameras; as many as checkpoint and source have if absent.")
+        int | None,
+        typer.Option(
+            "--views",
+            help="Cameras; as many as checkpoint and source have if absent. More than one without --checkpoint: those "
+            "of nano-mview, at most 3.",
+        ),
     ] = None,
     samples: Annotated[
         int, typer.Option("--samples", help="Rollouts, in folders sample-000, …; sample i has the seed --seed + i.")
@@ -90,6 +99,8 @@ def rollout(
     from gwm.pipelines.rollout import rollout as run_rollout
     from gwm.pipelines.rollout_out import Outputs
 
+    if checkpoint is None and views is not None and views > 1:
+        checkpoint = Path("nano-mview")
     loaded = load_checkpoint(checkpoint, device)
     scale = loaded.training.guidance if guidance is None else guidance
     steps = loaded.training.sampling_steps if steps is None else steps

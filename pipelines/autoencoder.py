@@ -15,20 +15,32 @@ from torch import Tensor
 
 from gwm.core import ConfigError
 from gwm.core.autoencoder import Autoencoder, autoencoder_loss
-from gwm.core.config import AUTOENCODER_FACTOR, preset
+from gwm.core.config import AUTOENCODER_FACTOR, ModelConfig, preset
 from gwm.core.ema import ema_decay, start_ema, update_ema
 from gwm.core.seeds import seeded_generator
-from gwm.pipelines.checkpoint import load_tensors, load_weights, save_tensors
+from gwm.pipelines.checkpoint import FORMAT as CHECKPOINT
+from gwm.pipelines.checkpoint import (
+    checkpoint_path,
+    load_checkpoint,
+    load_header,
+    load_tensors,
+    load_weights,
+    read_config,
+    read_training,
+    save_checkpoint,
+    save_tensors,
+)
 from gwm.pipelines.device import choose_device
 from gwm.pipelines.progress import Ticker
 from gwm.pipelines.state import newest_state, restore_state, save_state, trainable
-from gwm.shards.files import make_folder, write_json
+from gwm.shards.files import make_folder, sha256_of, write_json
 from gwm.shards.index import Dataset, open_dataset
 from gwm.shards.reader import WindowSchedule, read_window
 from gwm.shards.schema import Images
 
 FORMAT = "gwm-autoencoder"
 LEARNING_RATE, WARMUP, COOLDOWN, EMA = 2e-3, 100, 0.4, 0.995
+DECODER_RATE = 4e-4  # the learning rate of a decoder that is trained already
 BATCH = 16  # images a step, unless told otherwise
 CACHE_BYTES = 4e9  # of decoded frames, so that each is read once
 SAVE_INTERVAL = 120.0  # s
@@ -85,21 +97,41 @@ def _spread(dataset: Dataset, split: str, count: int) -> list[tuple[int, int]]:
 
 
 @torch.inference_mode()
-def _finish(model: Autoencoder, dataset: Dataset, frames: _Frames) -> float:
-    """Set the latent statistics from training frames; return PSNR on validation frames."""
-    latents = model.posterior(frames.images(_spread(dataset, "train", 256)))[0]
+def _set_statistics(model: Autoencoder, images: Tensor) -> None:
+    """Set the latent statistics from those of images (i 3 h w)."""
+    latents = model.posterior(images)[0]
     model.latent_mean.copy_(latents.mean(dim=(0, 2, 3))[:, None, None])
     model.latent_std.copy_(latents.std(dim=(0, 2, 3)).clamp(min=1e-3)[:, None, None])
-    images = frames.images(_spread(dataset, "val", VALIDATION_IMAGES))
-    return psnr(images, model.decode(model.encode(images)))
+
+
+def _begin(config: ModelConfig, decoder_of: Path | None, device: torch.device) -> Autoencoder:
+    """A new autoencoder, or that of a checkpoint with its encoder frozen."""
+    if decoder_of is None:
+        return Autoencoder(config.channels, config.autoencoder_width).to(device)
+    model = load_checkpoint(decoder_of).model.codec
+    if not isinstance(model, Autoencoder):
+        raise ConfigError(
+            f"--decoder-of {decoder_of}: this is Stable Diffusion 3's autoencoder; name a nano checkpoint"
+        )
+    model.decoder.requires_grad_(True)
+    return model.to(device)
+
+
+def _with_decoder(decoder_of: Path, decoder: Autoencoder, out: Path) -> None:
+    """Write the checkpoint `decoder_of` to `out` with another decoder."""
+    tensors, header = load_tensors(checkpoint_path(decoder_of), CHECKPOINT)
+    new = {f"autoencoder.{name}": x for name, x in decoder.state_dict().items() if name.startswith("decoder.")}
+    save_checkpoint(out, read_config(header), tensors | new, read_training(header), torch.float16)
 
 
 def train_autoencoder(
-    data: Path, out: Path, steps: int, size: tuple[int, int], seed: int = 0, device: str = "auto", batch: int = BATCH
-) -> AutoencoderResult:
+    data: Path, out: Path, steps: int, size: tuple[int, int], seed: int = 0, device: str = "auto", batch: int = BATCH,
+    decoder_of: Path | None = None,
+) -> AutoencoderResult:  # fmt: skip
     """Train the nano autoencoder for `steps` steps of `batch` images into `out`/autoencoder.safetensors (EMA weights).
 
-    The same command again continues where the last saved state stands, on a CPU bit for bit.
+    decoder_of: a checkpoint whose decoder alone is trained further, its latents stay; written with it as
+    `out`/model.safetensors. The same command again continues where the last saved state stands, on a CPU bit for bit.
     """
     if steps < 1:
         raise ConfigError(f"--steps {steps} must be at least 1")
@@ -107,16 +139,18 @@ def train_autoencoder(
         raise ConfigError(f"--batch {batch} must be at least 1")
     if size[0] % AUTOENCODER_FACTOR or size[1] % AUTOENCODER_FACTOR:
         raise ConfigError(f"--size {size[0]}x{size[1]} must be multiples of {AUTOENCODER_FACTOR}")
-    dataset, place, config = open_dataset(data), choose_device(device), preset("nano")
+    dataset, place = open_dataset(data), choose_device(device)
+    config = preset("nano") if decoder_of is None else read_config(load_header(checkpoint_path(decoder_of), CHECKPOINT))
     schedule, frames = WindowSchedule(dataset, "train", seed), _Frames(dataset, size, place)
     run = make_folder(out)
     settings = {"steps": steps, "batch": batch, "size": list(size), "seed": seed, "data": dataset.index["sha256"]}
+    if decoder_of is not None:
+        settings["decoder_of"] = sha256_of(checkpoint_path(decoder_of))
     torch.manual_seed(seed)
-    model = Autoencoder(config.channels, config.autoencoder_width).to(place)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4, fused=True
-    )
-    ema, start = start_ema(trainable(model)), 0
+    model = _begin(config, decoder_of, place)
+    parameters, rate = trainable(model), LEARNING_RATE if decoder_of is None else DECODER_RATE
+    optimizer = torch.optim.AdamW(parameters.values(), lr=rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
+    ema, start = start_ema(parameters), 0
     if (state := newest_state(run)) is not None:
         tensors, header = state
         if header["settings"] != settings:
@@ -128,19 +162,19 @@ def train_autoencoder(
         for step in range(start, steps):
             left = (steps - step) / max(1, COOLDOWN * steps)
             for group in optimizer.param_groups:
-                group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / WARMUP, left)
+                group["lr"] = rate * min(1.0, (step + 1) / WARMUP, left)
             images = frames.images(schedule.batch(step, batch, 1))
-            shape = (len(images), config.channels, size[1] // AUTOENCODER_FACTOR, size[0] // AUTOENCODER_FACTOR)
+            shape = (len(images), config.channels, *(side // AUTOENCODER_FACTOR for side in size[::-1]))
             eps = torch.randn(shape, generator=seeded_generator(seed, 0, step)).to(place)
 
             # one training step
             loss = autoencoder_loss(images, *model(images, eps))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            if not math.isfinite(float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0))):
+            if not math.isfinite(float(torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0))):
                 raise ConfigError(f"step {step}: loss {loss.item()} or its gradient is not finite; not applied")
             optimizer.step()
-            update_ema(ema, trainable(model), ema_decay(step, EMA))
+            update_ema(ema, parameters, ema_decay(step, EMA))
 
             note = f"loss {loss.item():.4f}" if step % 20 == 0 else None
             ticker.advance(note=note)
@@ -148,8 +182,14 @@ def train_autoencoder(
                 save_state(run, step + 1, model, optimizer, ema, settings=settings)
                 saved = time.monotonic()
     model.load_state_dict(ema, strict=False)
+    if decoder_of is None:
+        _set_statistics(model, frames.images(_spread(dataset, "train", 256)))
+    else:
+        _with_decoder(decoder_of, model, run / "model.safetensors")
     measured_on = "val" if "val" in dataset.table.column("split").to_pylist() else "train"
-    reached = _finish(model, dataset, frames)
+    images = frames.images(_spread(dataset, "val", VALIDATION_IMAGES))
+    with torch.inference_mode():
+        reached = psnr(images, model.decode(model.encode(images)))
     result = AutoencoderResult(steps, reached, measured_on, str(run / "autoencoder.safetensors"))
     header = {"format": FORMAT, "channels": config.channels, "width": config.autoencoder_width}
     save_tensors(run / "autoencoder.safetensors", model.state_dict(), {**header, "psnr": result.psnr, **settings})

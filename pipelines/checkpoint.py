@@ -25,7 +25,7 @@ from gwm.pipelines.device import choose_device
 from gwm.shards.files import replacing
 
 FORMAT = "gwm-world-model"
-EMBEDDED = "nano-long.safetensors"
+EMBEDDED = ("nano-long", "nano-mview")  # names of what is installed with gwm
 STUDENT = "student"  # name of the stage that distils
 
 
@@ -128,11 +128,13 @@ def save_checkpoint(
 
 
 def checkpoint_path(given: Path | None) -> Path:
-    """The file meant by `--checkpoint`: a file, a run's folder, or the embedded one where nothing is given."""
+    """The file meant by `--checkpoint`: a file, a run's folder, or an embedded one by name, nano-long if None."""
     if given is None:
-        embedded = Path(str(files("gwm.core") / "assets" / EMBEDDED))
+        given = Path(EMBEDDED[0])
+    if str(given) in EMBEDDED and not given.exists():
+        embedded = Path(str(files("gwm.core") / "assets" / f"{given}.safetensors"))
         if not embedded.is_file():
-            raise WeightsError("this installation embeds no checkpoint; name one")
+            raise WeightsError(f"this installation embeds no {given}; name a checkpoint")
         return embedded
     return given / "model.safetensors" if given.is_dir() else given
 
@@ -157,7 +159,9 @@ def read_config(header: dict[str, Any]) -> ModelConfig:
 
 def checkpoint_name(given: Path | None) -> str:
     """How results name the checkpoint."""
-    return "embedded nano" if given is None else str(checkpoint_path(given))
+    if given is None:
+        return "embedded nano"
+    return f"embedded {given}" if str(given) in EMBEDDED and not given.exists() else str(checkpoint_path(given))
 
 
 def load_checkpoint(given: Path | None = None, device: str = "cpu") -> Checkpoint:

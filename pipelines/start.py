@@ -22,7 +22,7 @@ from gwm.shards.schema import FRAME_RATE, Camera, Images, Motion
 from gwm.shards.video import probe, read_frames
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-EMBEDDED = "start"  # a dataset folder of one world sample
+EMBEDDED = {1: "start", 3: "start-mview"}  # by views: dataset folders of one world sample
 READ = 16  # frames that are read at a time
 
 Truth = Callable[[], Iterator[Images | None]]  # frames (K, H, W, 3) from the first on, None where one is missing
@@ -55,7 +55,7 @@ def load_start(
     Another aspect is cropped. Both are said in `notes`. SourceError or ShardError for what cannot be read.
     """
     if given is None:
-        embedded = Path(str(files("gwm.core") / "assets" / EMBEDDED))
+        embedded = Path(str(files("gwm.core") / "assets" / EMBEDDED[1 if len(views) == 1 else 3]))
         if not embedded.is_dir():
             raise WeightsError("this installation embeds no start clip; give one with --from")
         return _from_shards(open_dataset(embedded), "embedded clip", size, condition_frames, views, key)

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from conftest import SIZE
+from conftest import SIZE, TINY
 
 from gwm.core import ConfigError, WeightsError
 from gwm.core.autoencoder import Autoencoder
 from gwm.core.config import preset
 from gwm.pipelines import autoencoder as module
 from gwm.pipelines.autoencoder import load_autoencoder, train_autoencoder
-from gwm.pipelines.checkpoint import load_tensors
+from gwm.pipelines.checkpoint import Training, load_checkpoint, load_tensors, save_checkpoint
 from gwm.pipelines.state import newest_state
 from gwm.shards.index import open_dataset
 from gwm.shards.reader import read_window
@@ -55,6 +55,27 @@ def test_frames_are_read_once_as_far_as_they_fit(tiny_shards, tmp_path, monkeypa
     refs = [(0, 0), (0, 3), (1, 2)]
     assert torch.equal(frames.images(refs), frames.images(refs))
     assert reads == [*refs, (1, 2)]
+
+
+def test_a_decoder_is_trained_further_and_all_else_stays(tiny_shards, tiny_model, tmp_path):
+    """The checkpoint with it has the same latents and the same transformer."""
+    file = tmp_path / "tiny.safetensors"
+    save_checkpoint(file, TINY, tiny_model.state_dict(), Training(SIZE, 6, preset="tiny", guidance=2.5), torch.float16)
+    out = tmp_path / "out"
+    for _ in range(2):  # the second call finds it finished
+        train_autoencoder(tiny_shards, out, 2, SIZE, device="cpu", batch=2, decoder_of=file)
+    before, after = load_checkpoint(file), load_checkpoint(out)
+    assert after.training == before.training
+    assert after.model.config == TINY
+    now = after.model.state_dict()
+    changed = {name for name, x in before.model.state_dict().items() if not torch.equal(x, now[name])}
+    assert changed
+    assert all(name.startswith("autoencoder.decoder.") for name in changed)
+    alone = Autoencoder(TINY.channels, TINY.autoencoder_width)
+    load_autoencoder(out, alone)
+    assert all(torch.allclose(x, now[f"autoencoder.{name}"], atol=1e-3) for name, x in alone.state_dict().items())
+    with pytest.raises(ConfigError, match="other settings"):
+        train_autoencoder(tiny_shards, out, 2, SIZE, device="cpu", batch=2)
 
 
 def test_bad_input_leaves_nothing(tiny_shards, tmp_path):
