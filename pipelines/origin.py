@@ -71,7 +71,10 @@ def student_recipe(given: Path, steps: int, steps_scale: float, seed: int) -> Re
         recipe.stages[0], frames=(training.frames,), temporal=config.temporal, reconstruction=config.reconstruction,
         actions=config.actions, views=config.views,
     )  # fmt: skip
-    recipe = replace(recipe, model=config, size=training.size, guidance=training.guidance, stages=(stage,))
+    recipe = replace(
+        recipe, model=config, size=training.size, guidance=training.guidance, stages=(stage,),
+        view_names=training.views or recipe.view_names,
+    )  # fmt: skip
     return scaled(recipe, steps_scale)
 
 

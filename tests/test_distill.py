@@ -208,14 +208,15 @@ def test_the_view_is_one_stage_of_the_last_ones_data():
 
 @pytest.mark.usefixtures("tiny_preset")
 def test_the_recipe_of_a_student_is_its_teachers(tmp_path):
-    """Parts, frames, size and guidance are the checkpoint's, of whichever stage it is."""
+    """Parts, frames, size, views and guidance are the checkpoint's, of whichever stage it is."""
     config = replace(TINY, actions=False, reconstruction=False, tau_shift=SHIFT)
-    training = Training((128, 64), 4, preset="tiny", guidance=1.5)
+    training = Training((128, 64), 4, preset="tiny", guidance=1.5, views=("back",))
     save_checkpoint(tmp_path / "model.safetensors", config, {}, training)
     made = student_recipe(tmp_path, 3, 0.01, 7)
     (stage,) = made.stages
     assert stage.model(made.model) == config
     assert (made.size, made.guidance, stage.frames, stage.steps) == ((128, 64), 1.5, (4,), 20)
+    assert made.view_names == ("back",)
 
 
 def test_a_run_gives_a_checkpoint_that_samples_in_its_steps_without_guidance(
