@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -74,13 +75,20 @@ def _distance(features: FrameFeatures | VideoFeatures, a: Images, b: Images) -> 
     return frechet_distance(GaussianStats.of(features(a)), GaussianStats.of(features(b)))
 
 
-@torch.inference_mode()
 def predict(checkpoint: Checkpoint, window: Window, motion: Motion, settings: RolloutSettings) -> Images:
     """A rollout (T, H, W, 3) from the first frames of a window, which it begins with, steered by `motion`."""
-    model = checkpoint.model
-    given = torch.from_numpy(window.frames[: settings.condition_frames])[None]
+    return predict_views(checkpoint, window, motion, settings, [0])[:, 0]
+
+
+@torch.inference_mode()
+def predict_views(
+    checkpoint: Checkpoint, window: Window, motion: Motion, settings: RolloutSettings, views: Sequence[int]
+) -> Images:
+    """The same (T, K, H, W, 3) of some of the window's views, drawn together."""
+    model, camera = checkpoint.model, next(c for c in window.cameras if c.view == "front")
+    given = torch.from_numpy(window.frames[: settings.condition_frames, list(views)])[None]
     z = model.encode(given.to(next(model.dit.parameters()).device))[0]
     motion, frames = held(motion, settings.frames + MOTION_AHEAD), checkpoint.training.frames
-    parts = generate(model, z, window.text, motion, window.cameras[0], frames, settings)
-    made: Images = model.decode(torch.cat(list(parts))[None])[0, :, 0].cpu().numpy()
+    parts = generate(model, z, window.text, motion, camera, frames, settings)
+    made: Images = model.decode(torch.cat(list(parts))[None])[0].cpu().numpy()
     return made

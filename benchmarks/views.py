@@ -11,22 +11,20 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import torch
 
-from benchmarks.measures import psnr
+from benchmarks.measures import predict_views, psnr
 from benchmarks.rollout import TOWNS
 from gwm.core.overlap import agreement_with_next
 from gwm.pipelines.checkpoint import Checkpoint, load_checkpoint
 from gwm.pipelines.preprocess import preprocess
 from gwm.pipelines.progress import Ticker
 from gwm.pipelines.recipe import RIG
-from gwm.pipelines.rollout import RolloutSettings, generate
+from gwm.pipelines.rollout import RolloutSettings
 from gwm.pipelines.world_measures import views_of
 from gwm.shards.files import write_json
 from gwm.shards.index import open_dataset
@@ -35,21 +33,11 @@ from gwm.shards.schema import Images, Window
 from gwm.shards.sources.world import WorldSource
 
 
-@torch.inference_mode()
-def draw(checkpoint: Checkpoint, window: Window, views: Sequence[int], settings: RolloutSettings) -> Images:
-    """A rollout (T, K, H, W, 3) of these views of a window, from its first frames and with its actions."""
-    model, camera = checkpoint.model, next(c for c in window.cameras if c.view == "front")
-    given = torch.from_numpy(window.frames[: settings.condition_frames, list(views)])[None]
-    z = model.encode(given.to(next(model.dit.parameters()).device))[0]
-    parts = generate(model, z, window.text, window.motion, camera, checkpoint.training.frames, settings)
-    made: Images = np.concatenate([model.decode(part[None])[0].cpu().numpy() for part in parts])
-    return made
-
-
 def apart(checkpoint: Checkpoint, window: Window, settings: RolloutSettings) -> Images:
-    """The same with every view on its own, with noise of its own."""
+    """A rollout (T, K, H, W, 3) of a window with its own actions, every view alone, with noise of its own."""
     seeds = [replace(settings, seed=settings.seed + 1000 * (view + 1)) for view in range(len(window.views))]
-    return np.concatenate([draw(checkpoint, window, [view], seed) for view, seed in enumerate(seeds)], axis=1)
+    drawn = [predict_views(checkpoint, window, window.motion, seed, [view]) for view, seed in enumerate(seeds)]
+    return np.concatenate(drawn, axis=1)
 
 
 def agreements(window: Window, frames: Images, given: int) -> list[float]:
@@ -85,7 +73,7 @@ def main() -> None:
             n_c, real = settings.condition_frames, window.frames
             for name, made in {
                 "real": real,
-                "drawn together": draw(several, window, range(len(names)), settings),
+                "drawn together": predict_views(several, window, window.motion, settings, range(len(names))),
                 "drawn apart": apart(several, window, settings),
                 "single-view model": apart(single, window, settings),
             }.items():
