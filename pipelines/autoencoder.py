@@ -186,15 +186,19 @@ def train_autoencoder(
         _set_statistics(model, frames.images(_spread(dataset, "train", 256)))
     else:
         _with_decoder(decoder_of, model, run / "model.safetensors")
-    measured_on = "val" if "val" in dataset.table.column("split").to_pylist() else "train"
-    images = frames.images(_spread(dataset, "val", VALIDATION_IMAGES))
-    with torch.inference_mode():
-        reached = psnr(images, model.decode(model.encode(images)))
-    result = AutoencoderResult(steps, reached, measured_on, str(run / "autoencoder.safetensors"))
+    result = _measured(model, dataset, frames, steps, run / "autoencoder.safetensors")
     header = {"format": FORMAT, "channels": config.channels, "width": config.autoencoder_width}
-    save_tensors(run / "autoencoder.safetensors", model.state_dict(), {**header, "psnr": result.psnr, **settings})
+    save_tensors(Path(result.path), model.state_dict(), {**header, "psnr": result.psnr, **settings})
     write_json(run / "autoencoder.json", asdict(result))
     return result
+
+
+@torch.inference_mode()
+def _measured(model: Autoencoder, dataset: Dataset, frames: _Frames, steps: int, path: Path) -> AutoencoderResult:
+    """What `steps` steps reached on validation frames; `path` is where the autoencoder goes."""
+    measured_on = "val" if "val" in dataset.table.column("split").to_pylist() else "train"
+    images = frames.images(_spread(dataset, "val", VALIDATION_IMAGES))
+    return AutoencoderResult(steps, psnr(images, model.decode(model.encode(images))), measured_on, str(path))
 
 
 def load_autoencoder(given: Path, into: Autoencoder) -> None:
