@@ -41,6 +41,8 @@ class Sampling:
             raise ConfigError(f"sampling steps must be at least 1, not {self.steps}")
         if self.guidance_every < 1:
             raise ConfigError(f"guidance every {self.guidance_every} steps: must be at least 1")
+        if self.guidance_every > 1 and self.guidance == 1:
+            raise ConfigError("guidance every few steps has no effect where the guidance scale is 1; leave it out")
         if not math.isfinite(self.guidance):
             raise ConfigError(f"guidance {self.guidance} must be a finite number")
         low, high = self.guidance_range

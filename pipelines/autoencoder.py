@@ -109,10 +109,7 @@ def _begin(config: ModelConfig, decoder_of: Path | None, device: torch.device) -
     if decoder_of is None:
         return Autoencoder(config.channels, config.autoencoder_width).to(device)
     model = load_checkpoint(decoder_of).model.codec
-    if not isinstance(model, Autoencoder):
-        raise ConfigError(
-            f"--decoder-of {decoder_of}: this is Stable Diffusion 3's autoencoder; name a nano checkpoint"
-        )
+    assert isinstance(model, Autoencoder)
     model.decoder.requires_grad_(True)
     return model.to(device)
 
@@ -141,6 +138,8 @@ def train_autoencoder(
         raise ConfigError(f"--size {size[0]}x{size[1]} must be multiples of {AUTOENCODER_FACTOR}")
     dataset, place = open_dataset(data), choose_device(device)
     config = preset("nano") if decoder_of is None else read_config(load_header(checkpoint_path(decoder_of), CHECKPOINT))
+    if config.encoders != "nano":
+        raise ConfigError(f"--decoder-of {decoder_of}: it holds no small autoencoder; name a nano or small checkpoint")
     schedule, frames = WindowSchedule(dataset, "train", seed), _Frames(dataset, size, place)
     run = make_folder(out)
     settings = {"steps": steps, "batch": batch, "size": list(size), "seed": seed, "data": dataset.index["sha256"]}

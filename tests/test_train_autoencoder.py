@@ -1,5 +1,7 @@
 """Training the small autoencoder: resume, statistics, refusals."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import SIZE, TINY
@@ -76,6 +78,10 @@ def test_a_decoder_is_trained_further_and_all_else_stays(tiny_shards, tiny_model
     assert all(torch.allclose(x, now[f"autoencoder.{name}"], atol=1e-3) for name, x in alone.state_dict().items())
     with pytest.raises(ConfigError, match="other settings"):
         train_autoencoder(tiny_shards, out, 2, SIZE, device="cpu", batch=2)
+    save_checkpoint(file, replace(TINY, encoders="none"), {}, Training(SIZE, 6))
+    with pytest.raises(ConfigError, match="it holds no small autoencoder"):
+        train_autoencoder(tiny_shards, tmp_path / "none", 2, SIZE, device="cpu", decoder_of=file)
+    assert not (tmp_path / "none").exists()
 
 
 def test_bad_input_leaves_nothing(tiny_shards, tmp_path):
