@@ -190,11 +190,15 @@ def finetune_mview(
     as_json: Json = False,
     yes: Yes = False,
 ) -> None:
-    """Stage 3 alone: view blocks for six cameras, from a run of stage 2."""
+    """Stage 3 alone: view blocks for six cameras, from a run of stage 2, whose sizes the network keeps."""
+    from gwm.pipelines.origin import sized_like
     from gwm.pipelines.recipe import finetune_mview as finetuning
     from gwm.pipelines.recipe import make_recipe, override
 
-    recipe = finetuning(override(make_recipe("mview", preset, steps_scale, seed), *(settings or ())))
+    recipe = make_recipe("mview", preset, steps_scale, seed)
+    if start is not None:
+        recipe = sized_like(start, recipe)
+    recipe = finetuning(override(recipe, *(settings or ())))
     if dry_run:
         _show_recipe(recipe, as_json)
         return

@@ -21,7 +21,7 @@ class ModelConfig:
     depth: int = 4  # spatial blocks, encoder and decoder together
     decoder_depth: int = 1  # the last of them form the decoder D of Eq. 2
     patch: int = 2  # latent places per token side
-    channels: int = 8  # c, of the latent; SD3 has 16, a small model spends those on texture
+    channels: int = 12  # c, of the latent; SD3 has 16
     # autoencoder and text: nano's small ones, Stable Diffusion 3's (text embeddings are inputs), or inputs for both
     encoders: Literal["nano", "sd3", "none"] = "nano"
     text_tokens: int = 8  # s

@@ -78,6 +78,19 @@ def student_recipe(given: Path, steps: int, steps_scale: float, seed: int) -> Re
     return scaled(recipe, steps_scale)
 
 
+def sized_like(given: Path, recipe: Recipe) -> Recipe:
+    """The recipe for a network of the sizes that a checkpoint, or the folder of one, has; its stages stay.
+
+    Only the file's header is read. Raises WeightsError; ConfigError for a checkpoint of another preset.
+    """
+    path = checkpoint_path(given)
+    header = load_header(path, FORMAT)
+    preset = read_training(header).preset
+    if preset != recipe.preset:
+        raise ConfigError(f"--from {path} is a model of --preset {preset}, not {recipe.preset}: name that preset")
+    return replace(recipe, model=read_config(header))
+
+
 def _refuse_student(name: str, training: Training) -> None:
     if training.is_student:
         raise ConfigError(

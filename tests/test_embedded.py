@@ -20,18 +20,16 @@ ASSETS = Path(__file__).parent.parent / "core" / "assets"
 
 def test_the_checkpoint_is_a_whole_nano_model():
     checkpoint = load_checkpoint()
-    assert checkpoint.model.config == preset("nano")
+    assert checkpoint.model.config == replace(preset("nano"), patch=1, depth=5)
     assert list(checkpoint.training.stages) == ["1a", "1b", "1c", "2"]
     assert (checkpoint.training.size, checkpoint.training.frames) == ((128, 64), 25)
 
 
-def test_the_model_of_three_views_goes_on_from_it():
+def test_the_model_of_three_views_is_an_older_one():
     checkpoint = load_checkpoint(Path("nano-mview"))
     assert checkpoint.name == "embedded nano-mview"
-    assert checkpoint.model.config == replace(preset("nano"), views=3)
+    assert checkpoint.model.config == replace(preset("nano"), channels=8, views=3)
     assert checkpoint.training.views == ("front_left", "front", "front_right")
-    codec = load_checkpoint().model.codec.state_dict()
-    assert all(torch.equal(x, codec[name]) for name, x in checkpoint.model.codec.state_dict().items())
 
 
 def test_a_file_or_run_of_an_embedded_name_comes_first(tmp_path, monkeypatch):
@@ -93,14 +91,14 @@ def test_a_commanded_turn_turns_the_picture():
 
 
 def test_windows_join_without_a_seam():
-    """Pictures change as much from one window to the next as within one: 1.2 and 1.0 times the median.
+    """Pictures change as much from one window to the next as within one: 1.4 times the median, their most is 2.5.
 
     If the second window began at the start's frames again, the picture would jump.
     """
     from gwm.pipelines.rollout import RolloutSettings, generate, make_scene
 
     checkpoint = load_checkpoint()
-    settings = RolloutSettings(60, steps=5, guidance=checkpoint.training.guidance)
+    settings = RolloutSettings(47, steps=8, guidance=checkpoint.training.guidance, solver="ab2")
     scene = make_scene(checkpoint, settings, actions="keep")
     model, window = checkpoint.model, checkpoint.training.frames
     with torch.inference_mode():
@@ -108,9 +106,9 @@ def test_windows_join_without_a_seam():
         parts = generate(model, z, scene.text, scene.motion, scene.start.cameras[0], window, settings)
         frames = torch.cat([model.decode(part[None])[0, :, 0] for part in parts]).numpy().astype(float)
     changes = np.abs(np.diff(frames, axis=0)).mean((1, 2, 3))
-    joints = [window - 1, 2 * window - 4]
-    usual = np.median(np.delete(changes[3:], [joint - 3 for joint in joints]))
-    assert (changes[joints] < 1.5 * usual).all(), changes[joints] / usual
+    joint = window - 1
+    usual = np.median(np.delete(changes[3:], joint - 3))
+    assert changes[joint] < 1.5 * usual, changes[joint] / usual
     assert np.abs(frames[window - 1] - frames[3]).mean() > 1.5 * usual  # such a jump is seen
 
 

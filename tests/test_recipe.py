@@ -133,7 +133,7 @@ def test_several_settings_hold_together_and_the_last_one_counts():
     changed = override(NANO_LONG, "model.encoders=sd3", "model.channels=16", "2.steps=1", "2.steps=2")
     assert (changed.model.encoders, changed.model.channels, changed.stages[-1].steps) == ("sd3", 16, 2)
     assert override(NANO_LONG) == NANO_LONG
-    with pytest.raises(ConfigError, match="16 channels, not 8"):
+    with pytest.raises(ConfigError, match="16 channels, not 12"):
         override(NANO_LONG, "model.encoders=sd3")
 
 
@@ -268,6 +268,15 @@ def test_dry_run_prints_the_resolved_recipe_and_needs_nothing(tmp_path, monkeypa
     stages = json.loads(gwm("finetune-mview", "--dry-run", "--json").stdout)["stages"]
     assert [stage["views"] for stage in stages] == [6]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_stage_3_alone_keeps_the_sizes_of_what_it_starts_from():
+    start = load_checkpoint().model.config
+    options = ("finetune-mview", "--from", "nano-long", "--dry-run", "--json")
+    model = json.loads(gwm(*options, "--set", "model.mask_ratio=0.5").stdout)["model"]
+    assert (model["patch"], model["depth"], model["mask_ratio"]) == (start.patch, start.depth, 0.5)
+    assert start.depth != preset("nano").depth
+    assert "is a model of --preset nano, not small" in refused(*options, "--preset", "small")
 
 
 def test_train_and_its_views_are_one_run(calls, tmp_path):
