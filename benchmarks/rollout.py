@@ -43,6 +43,7 @@ from gwm.shards.sources.world import WorldSource
 
 TOWNS = 9_000_000  # seed of the towns that are rendered here
 FORESIGHT = 10  # predicted frames whose mean PSNR is compared with that of copying the last given one
+MOVING = 1.0  # m/s on average over these frames: where the car stands, the last given frame is hard to beat
 LATE = 25  # frames at a rollout's end
 TURN, STOP = 25, 75  # frames of a forced turn, and of a forced stop: 3 m/s² take 15 m/s to a halt in 50
 SLOWEST = 5.0  # m/s of a forced turn: who stands cannot turn
@@ -74,6 +75,12 @@ def foresight(real: Images, made: Images, given: int) -> dict[str, float]:
     copied = [psnr(a[given - 1], a[i]) for a in real for i in ahead]
     gain = float(np.mean(predicted) - np.mean(copied))
     return {"predicted": float(np.mean(predicted)), "copied": float(np.mean(copied)), "gain": gain}
+
+
+def moves(window: Window, given: int) -> bool:
+    """Whether the car moves in the first predicted frames."""
+    assert window.motion.speed is not None
+    return float(window.motion.speed[given : given + FORESIGHT].mean()) >= MOVING
 
 
 def drift(real: Images, made: Images) -> dict[str, float]:
@@ -128,6 +135,7 @@ def forced(checkpoint: Checkpoint, windows: list[Window], settings: RolloutSetti
         "turns": 2 * len(windows), "turns_with_the_right_sign": right,
         "share_of_commanded_turn": float(np.mean(shares)),
         "motion_after_stop": float(np.mean(moved)), "motion_of_real_stops": standing,
+        "median_motion_after_stop": float(np.median(moved)),
         "frames_of_real_stops": len(still), "stop_over_real": float(np.mean(moved)) / standing,
     }  # fmt: skip
 
@@ -152,10 +160,14 @@ def run(checkpoint: Checkpoint, windows: list[Window], settings: RolloutSettings
             made.append(predict(checkpoint, window, window.motion, settings))
             ticker.advance()
     real, pictures = np.stack([w.frames[:, 0] for w in windows]), np.stack(made)
+    given = settings.condition_frames
+    moving = np.array([moves(window, given) for window in windows])
     return {
         "checkpoint": checkpoint.name, "clips": len(windows), "settings": asdict(settings),
         "autoencoder_psnr": kept(checkpoint, windows),
-        "foresight": foresight(real, pictures, settings.condition_frames),
+        "foresight": foresight(real, pictures, given),
+        "foresight_moving": foresight(real[moving], pictures[moving], given) if moving.any() else None,
+        "moving_clips": int(moving.sum()),
         "drift": drift(real, pictures), "yaw_slope": steering(windows, pictures),
         "forced": forced(checkpoint, windows, settings),
     }  # fmt: skip
