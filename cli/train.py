@@ -84,6 +84,10 @@ def train(
             "The same command without it goes on.",
         ),
     ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option("--only", help="Train this stage alone, with the sizes of the model that --from names: finetune."),
+    ] = None,
     steps_scale: StepsScale = 1.0,
     dry_run: DryRun = False,
     encoder: Encoder = None,
@@ -102,10 +106,16 @@ def train(
     yes: Yes = False,
 ) -> None:
     """Train in the paper's stages 1a, 1b, 1c, 2 and 3. The same command again resumes; finished stages are skipped."""
-    from gwm.pipelines.recipe import make_recipe, override, select
+    from gwm.pipelines.origin import sized_like
+    from gwm.pipelines.recipe import make_recipe, override, select, stage_alone
 
-    recipe = override(make_recipe(variant, preset, steps_scale, seed), *(settings or ()))
-    out = out or _run_folder(recipe)
+    recipe = make_recipe(variant, preset, steps_scale, seed)
+    if only is not None:
+        if start is None:
+            raise ConfigError(f"--only {only} trains a model that is there already: name its checkpoint with --from")
+        recipe = stage_alone(sized_like(start, recipe), only)
+    recipe = override(recipe, *(settings or ()))
+    out = out or _run_folder(recipe, only)
     if dry_run:
         _show_recipe(recipe if stage is None else select(recipe, stage), as_json)
         return
@@ -286,8 +296,9 @@ def _train(
         raise typer.Exit(1)
 
 
-def _run_folder(recipe: Recipe) -> Path:
-    return Path("runs") / f"{recipe.variant}-{recipe.preset}"
+def _run_folder(recipe: Recipe, only: str | None = None) -> Path:
+    name = f"{recipe.variant}-{recipe.preset}"
+    return Path("runs") / (name if only is None else f"{name}-{only}")
 
 
 def _find_data(named: list[str], recipe: Recipe, yes: bool) -> list[Path]:

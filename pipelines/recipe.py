@@ -213,10 +213,7 @@ def select(recipe: Recipe, stage: str, finished: Collection[str] | None = None) 
 
     finished: stages that a run has finished; where given, ConfigError unless all before this one are among them.
     """
-    names = [s.name for s in recipe.stages]
-    if stage not in names:
-        raise ConfigError(f"no stage {stage}; {recipe.variant} has {', '.join(names)}")
-    place = names.index(stage)
+    names, place = [s.name for s in recipe.stages], _place(recipe, stage)
     left = [] if finished is None else [name for name in names[:place] if name not in finished]
     if left:
         raise ConfigError(
@@ -224,6 +221,19 @@ def select(recipe: Recipe, stage: str, finished: Collection[str] | None = None) 
             "--stage out to train all"
         )
     return replace(recipe, stages=recipe.stages[: place + 1])
+
+
+def _place(recipe: Recipe, stage: str) -> int:
+    """Where the stage stands among the recipe's; ConfigError where it does not."""
+    names = [s.name for s in recipe.stages]
+    if stage not in names:
+        raise ConfigError(f"no stage {stage}; {recipe.variant} has {', '.join(names)}")
+    return names.index(stage)
+
+
+def stage_alone(recipe: Recipe, stage: str) -> Recipe:
+    """One stage without those before it, for a model that has been through them. ConfigError: see `select`."""
+    return replace(recipe, stages=(recipe.stages[_place(recipe, stage)],))
 
 
 def pretrain(recipe: Recipe) -> Recipe:

@@ -279,6 +279,16 @@ def test_stage_3_alone_keeps_the_sizes_of_what_it_starts_from():
     assert "is a model of --preset nano, not small" in refused(*options, "--preset", "small")
 
 
+def test_one_stage_alone_goes_on_with_a_model_that_is_there(calls):
+    options = ("train", "--only", "2", "--data", "somewhere")
+    assert gwm(*options, "--from", "nano-long", "--set", "2.steps=7").exit_code == 0
+    ((_, out, recipe, stop),) = calls
+    assert [(s.name, s.steps) for s in recipe.stages] == [("2", 7)]
+    assert (recipe.model, str(out), stop) == (load_checkpoint().model.config, "runs/long-nano-2", 7)
+    assert "name its checkpoint with --from" in refused(*options)
+    assert "no stage 3; long has" in refused("train", "--only", "3", "--from", "nano-long")
+
+
 def test_train_and_its_views_are_one_run(calls, tmp_path):
     (tmp_path / "runs" / "long-nano" / "stages").mkdir(parents=True)
     (tmp_path / "runs" / "long-nano" / "stages" / "1a.done").write_text("{}")
