@@ -112,13 +112,13 @@ gwm demo: the whole chain on a small rendered world, in {minutes:.1f} minutes.
 {result.frames} frames of driving were rendered, written as WebDataset shards and checked byte by byte.
 A small autoencoder learned to compress them: PSNR {result.autoencoder_psnr:.1f} dB on frames that it had not seen.
 A nano world model went through the paper's stages in {result.training_steps} steps: images, video, masks, actions.
-The embedded one had fifty times as many: own/contact.png shows what this one predicts, little more than bright above
-and dark below.
+The embedded one has seen two hundred times as many windows: own/contact.png shows what this one predicts, little more
+than bright above and dark below.
 
 The embedded model then predicted the other {predicted} frames of rollout.mp4 from 3 frames of a town that it was not
 trained on and the driver's actions, 22 at a time, each window continuing the last. In contact.png the upper row is
-the real drive, the lower one the prediction: about half a second resembles it, then a road goes on through patches
-of colour. `gwm rollout --actions turn-left` steers it.
+the real drive, the lower one the prediction: about half a second resembles it, then it is a street of its own, with
+lanes, houses and trees to the end. `gwm rollout --actions turn-left` steers it.
 
 Scores against the rendered world. Lower is better, 0 is equal. They are no FID or FVD: see the features' names.
   frames {result.frame_frechet:.4g}  ({result.frame_features})

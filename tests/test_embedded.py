@@ -79,7 +79,7 @@ def test_a_commanded_turn_turns_the_picture():
 
     checkpoint = load_checkpoint()
     window = read_window(open_dataset(ASSETS / "start"), 0, 0, 25, size=(128, 64))
-    settings = RolloutSettings(frames=25, steps=8, guidance=2.0)
+    settings = RolloutSettings(frames=25, steps=4, guidance=2.0, solver="ab2")
     turned = {}
     for name in ("turn-left", "turn-right"):
         motion = manoeuvre(name, 25 + MOTION_AHEAD, float(window.motion.speed[0]))
