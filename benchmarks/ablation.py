@@ -35,6 +35,7 @@ from gwm.core.autoencoder import Autoencoder
 from gwm.core.seeds import seeded_generator
 from gwm.pipelines.autoencoder import load_autoencoder
 from gwm.pipelines.checkpoint import load_checkpoint
+from gwm.pipelines.draws import draw_random
 from gwm.pipelines.features import FrameFeatures
 from gwm.pipelines.latents import LatentDataset, encode_dataset
 from gwm.pipelines.preprocess import preprocess
@@ -189,7 +190,8 @@ def step_seconds(ablation: Ablation, steps: int, rounds: int) -> dict[str, list[
     def seconds(recipe: Recipe, learner: Learner) -> float:
         began = time.perf_counter()
         for i in range(steps):
-            learn(learner, recipe, recipe.stages[-1], batch, seeded_generator(0, i), Team())
+            drawn = draw_random(recipe, recipe.stages[-1], batch.z_0.shape[1:], seeded_generator(0, i), Team())
+            learn(learner, recipe, recipe.stages[-1], batch, drawn, Team())
             learner.optimizer.step()
         return (time.perf_counter() - began) / steps
 

@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 
 from gwm.core import ConfigError
-from gwm.core.actions import only_modes
-from gwm.core.distill import distillation_errors, on_grid
+from gwm.core.distill import distillation_errors
 from gwm.core.ema import ema_decay, update_ema
 from gwm.core.flow import mean_over_predicted
 from gwm.core.sampler import Conditions
-from gwm.core.world_model import Draw, draw_step, training_errors
+from gwm.core.world_model import Draw, training_errors
 from gwm.pipelines import metrics
 from gwm.pipelines.boards import open_boards
 from gwm.pipelines.datasets import AS_FOUND, Reading, choose_reads, open_library, orders
 from gwm.pipelines.device import choose_device
+from gwm.pipelines.draws import Drawn, drawing
 from gwm.pipelines.feed import Feed, Order, feeding
 from gwm.pipelines.meter import Clock, LossMeter, peak_memory
 from gwm.pipelines.origin import Origin, begin, find_codec, read_origin
@@ -60,35 +60,6 @@ class Step(NamedTuple):
     seen: list[tuple[Tensor, Draw]]  # errors (b t k h w) and draws of this process's passes
 
 
-@dataclass(frozen=True)
-class Drops:
-    """Which conditions the b samples of a batch go without."""
-
-    text: list[bool]  # these have none
-    modes: list[str] | None  # the kind of actions that each keeps, or "none"; None: the stage has no actions
-
-    def apply(self, texts: list[str], actions: Tensor, rows: slice = slice(None)) -> tuple[list[str], Tensor | None]:
-        """Texts and actions (n waypoints 7) of the samples `rows`, without what is dropped."""
-        left = ["" if drop else text for text, drop in zip(texts, self.text[rows], strict=True)]
-        return left, None if self.modes is None else only_modes(actions, self.modes[rows])
-
-
-def draw_drops(b: int, recipe: Recipe, stage: Stage, generator: torch.Generator) -> Drops:
-    """Empty a share of the texts, and leave each sample one kind of action or none (Vista).
-
-    Not in the paper: a share of the samples loses both, since that is what guidance subtracts.
-    """
-    empty = torch.rand(b, generator=generator) < recipe.text_dropout
-    if not stage.actions:
-        return Drops(empty.tolist(), None)
-    first = int(torch.randint(len(recipe.action_modes), (), generator=generator))
-    modes = [recipe.action_modes[(first + i) % len(recipe.action_modes)] for i in range(b)]
-    none = torch.rand(b, generator=generator) < recipe.action_dropout
-    both = torch.rand(b, generator=generator) < recipe.joint_dropout
-    kept = ["none" if drop else mode for mode, drop in zip(modes, (none | both).tolist(), strict=True)]
-    return Drops((empty | both).tolist(), kept)
-
-
 @contextmanager
 def stop_on_signal() -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM in a list instead of dying, so that a step can end and be saved."""
@@ -101,20 +72,15 @@ def stop_on_signal() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def learn(learner: Learner, recipe: Recipe, stage: Stage, batch: Batch, generator: torch.Generator, team: Team) -> Step:
+def learn(learner: Learner, recipe: Recipe, stage: Stage, batch: Batch, drawn: Drawn, team: Team) -> Step:
     """Forward and backward of one step, in `stage.accumulate` passes; nothing is updated.
 
-    What is random is drawn for the whole batch, and its loss is a sum over processes and passes: the gradient is that
+    What is random was drawn for the whole batch, and its loss is a sum over processes and passes: the gradient is that
     of one process in one pass.
     """
     model, device = learner.model, next(learner.model.dit.parameters()).device
-    own = team.part_of(stage.batch, stage.accumulate)
-    drops = draw_drops(stage.batch, recipe, stage, generator)
-    texts, actions = drops.apply(batch.texts, batch.actions, own)
-    shape = torch.Size((stage.batch, *batch.z_0.shape[1:]))
-    whole = draw_step(shape, model.config, recipe.condition_probabilities, generator, own, recipe.imagined_share)
-    if stage.student_steps is not None:
-        whole = on_grid(whole, stage.student_steps, model.config.tau_shift, stage.batch, generator, own)
+    own, whole = team.part_of(stage.batch, stage.accumulate), drawn.draw
+    texts, actions = drawn.drops.apply(batch.texts, batch.actions, own)
     predicted = whole.m_c.sum().to(device)
     team.add([predicted])
     learner.optimizer.zero_grad(set_to_none=True)
@@ -164,9 +130,11 @@ def run_stage(
     title, damage = f"stage {stage.name}", feed.library.damage
     replaced = damage.windows
     (stopped,) = team.any(bool(signals))
-    with Ticker(title, stage.steps, step, silent=not team.leads) as ticker:
+    with (
+        drawing(recipe, feed.order, step, team) as drawn,
+        Ticker(title, stage.steps, step, silent=not team.leads) as ticker,
+    ):
         while step < stage.steps and before + step < last and not stopped:
-            _, generator = feed.order.begin(step)
             with clock.waiting():
                 examples = feed.read(step)
             batch = feed.library.batch(examples)
@@ -174,7 +142,7 @@ def run_stage(
                 group["lr"] = learning_rate(recipe, stage, step)
 
             # one training step
-            done = learn(learner, recipe, stage, batch, generator, team)
+            done = learn(learner, recipe, stage, batch, next(drawn), team)
             if math.isfinite(done.norm):
                 optimizer.step()
                 update_ema(learner.ema, trainable(model), ema_decay(before + step, recipe.ema))

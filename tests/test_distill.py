@@ -24,6 +24,7 @@ from gwm.core.seeds import seeded_generator
 from gwm.core.world_model import draw_step
 from gwm.pipelines.checkpoint import FORMAT, Training, load_checkpoint, load_tensors, save_checkpoint, save_tensors
 from gwm.pipelines.datasets import Reading
+from gwm.pipelines.draws import draw_random
 from gwm.pipelines.origin import read_origin, student_recipe
 from gwm.pipelines.recipe import Stage, distill, override
 from gwm.pipelines.recipes import NANO_LONG, NANO_MVIEW
@@ -266,6 +267,11 @@ def test_a_resumed_run_repeats_an_unbroken_one_bit_for_bit(teacher, tiny_shards,
     assert any(not torch.equal(tensor.half(), start[name].half()) for name, tensor in end.items() if "dit" in name)
 
 
+def drawn(made, batch, seed, team=Team()):  # noqa: B008
+    """What is random in a step of the recipe `made`."""
+    return draw_random(made, made.stages[0], batch.z_0.shape[1:], seeded_generator(seed), team)
+
+
 def test_a_step_learns_from_the_teacher_alone_and_leaves_it(teacher):
     """The student begins as the teacher; what is left after training is less, and the teacher is what it was."""
     origin, made = read_origin(teacher), replace(recipe(), learning_rate=1e-3)
@@ -276,7 +282,7 @@ def test_a_step_learns_from_the_teacher_alone_and_leaves_it(teacher):
     z_0 = torch.randn(2, 6, 1, TINY.channels, 4, 8)
     batch, losses = Batch(z_0, ["day road", "a bend"], torch.randn(2, 4, 7), []), []
     for _ in range(30):
-        ((errors, draw),) = learn(learner, made, made.stages[0], batch, seeded_generator(5), Team()).seen
+        ((errors, draw),) = learn(learner, made, made.stages[0], batch, drawn(made, batch, 5), Team()).seen
         losses.append(mean_over_predicted(errors, draw.m_c).item())
         learner.optimizer.step()
     assert losses[-1] < 0.5 * losses[0]
@@ -301,7 +307,7 @@ def test_a_batch_that_is_shared_has_the_same_steps_and_the_teacher_reads_with_it
 
     def draw_of(team, rows):
         batch = Batch(z_0[rows], texts[rows], actions[rows], [])
-        return learn(learner, made, made.stages[0], batch, seeded_generator(1), team).seen[0][1]
+        return learn(learner, made, made.stages[0], batch, drawn(made, batch, 1, team), team).seen[0][1]
 
     whole = draw_of(Team(), slice(None))
     parts = [draw_of(Half(0, 2), slice(0, 2)), draw_of(Half(1, 2), slice(2, 4))]
@@ -339,7 +345,7 @@ def test_passes_add_up_to_the_whole_batch(teacher):
     for accumulate in (1, 2):
         made = override(recipe(), "student.batch=4", f"student.accumulate={accumulate}", "imagined_share=0.5")
         learner = make_learner(made, 0, CPU, None, origin=origin)
-        learn(learner, made, made.stages[0], batch, seeded_generator(1), Team())
+        learn(learner, made, made.stages[0], batch, drawn(made, batch, 1), Team())
         gradients.append([p.grad for p in learner.model.parameters() if p.grad is not None])
     assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in zip(*gradients, strict=True))
 

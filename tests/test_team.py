@@ -24,6 +24,7 @@ from gwm.pipelines import metrics, train
 from gwm.pipelines.autoencoder import load_autoencoder
 from gwm.pipelines.checkpoint import load_checkpoint
 from gwm.pipelines.datasets import orders
+from gwm.pipelines.draws import draw_random
 from gwm.pipelines.latents import LatentDataset, encode_dataset
 from gwm.pipelines.recipe import Recipe, learning_rate
 from gwm.pipelines.run import Learner, make_learner
@@ -119,7 +120,9 @@ class Alone:
         batch = Batch(z_0, parts[0].texts + parts[1].texts, actions, [])
         for group in self.learner.optimizer.param_groups:
             group["lr"] = learning_rate(self.recipe, stage, step)
-        return train.learn(self.learner, self.recipe, replace(stage, accumulate=1), batch, generator, Team())
+        stage = replace(stage, accumulate=1)
+        drawn = draw_random(self.recipe, stage, z_0.shape[1:], generator, Team())
+        return train.learn(self.learner, self.recipe, stage, batch, drawn, Team())
 
 
 def alone(recipe: Recipe, index: int, data: Path, autoencoder: Path, folder: Path) -> Alone:

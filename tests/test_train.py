@@ -20,6 +20,7 @@ from gwm.core.mask import TokenMask
 from gwm.core.seeds import seeded_generator
 from gwm.core.world_model import draw_mask, draw_step, training_errors, training_loss
 from gwm.pipelines.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors
+from gwm.pipelines.draws import draw_drops
 from gwm.pipelines.latents import encode_dataset
 from gwm.pipelines.meter import LossMeter
 from gwm.pipelines.preprocess import preprocess
@@ -27,7 +28,7 @@ from gwm.pipelines.recipe import RIG, Stage, learning_rate, make_recipe
 from gwm.pipelines.recipes import NANO_LONG
 from gwm.pipelines.run import make_learner
 from gwm.pipelines.state import newest_state, restore_state, state_files
-from gwm.pipelines.train import draw_drops, train
+from gwm.pipelines.train import train
 from gwm.pipelines.watch import Showing
 from gwm.shards import ShardError, motion, schema
 from gwm.shards.index import open_dataset
