@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,11 +14,10 @@ from gwm.core.actions import only_modes
 from gwm.core.config import AUTOENCODER_FACTOR
 from gwm.core.distill import on_grid
 from gwm.core.world_model import Draw, draw_step
+from gwm.pipelines.ahead import one_ahead
 from gwm.pipelines.feed import Order
 from gwm.pipelines.recipe import Recipe, Stage
 from gwm.pipelines.team import Team
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -84,12 +82,5 @@ def drawing(recipe: Recipe, order: Order, first: int, team: Team) -> Iterator[It
         length, generator = order.begin(step)
         return draw_random(recipe, stage, (length, stage.views, *place), generator, team)
 
-    with ThreadPoolExecutor(1) as thread:
-        yield _one_ahead(thread, map(draw, range(first, stage.steps)))
-
-
-def _one_ahead(thread: ThreadPoolExecutor, items: Iterator[T]) -> Iterator[T]:
-    coming = thread.submit(next, items, None)
-    while (item := coming.result()) is not None:
-        coming = thread.submit(next, items, None)
-        yield item
+    with one_ahead(map(draw, range(first, stage.steps))) as drawn:
+        yield drawn

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Dataset as TorchDataset
 
 from gwm.core.seeds import seeded_generator
+from gwm.pipelines.ahead import one_ahead
 from gwm.pipelines.latents import LatentDataset
 from gwm.pipelines.loader import in_order
 from gwm.pipelines.progress import console
@@ -121,15 +122,15 @@ class Feed:
 
 @contextmanager
 def feeding(order: Order, library: Library, first: int, workers: int = 0) -> Iterator[Feed]:
-    """The batches of the steps from `first` on, to the stage's end; `workers` processes read ahead.
+    """The batches of the steps from `first` on, to the stage's end; `workers` processes read ahead, or a thread.
 
     What comes out does not depend on their number. What is in memory is not copied to them.
     """
     shared = [None if isinstance(source, LatentDataset) else source for source in library.sources]
-    read_here = all(shared[i] is None for i in order.datasets)
-    reader = Reader(order, library.sources if read_here or not workers else shared)
-    reads = in_order(reader, range(first, order.stage.steps), 0 if read_here else workers)
-    try:
+    read_here = not workers or all(shared[i] is None for i in order.datasets)
+    reader = Reader(order, library.sources if read_here else shared)
+    with (
+        closing(in_order(reader, range(first, order.stage.steps), 0 if read_here else workers)) as items,
+        one_ahead(items) if read_here else nullcontext(items) as reads,
+    ):
         yield Feed(order, library, reads)
-    finally:
-        reads.close()
