@@ -14,7 +14,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from benchmarks.measures import (
     driven_yaw_rates,
     flows,
     frame_distance,
-    predict,
+    predict_side_by_side,
     psnr,
     sharpness,
     shown_yaw_rates,
@@ -38,7 +38,7 @@ from gwm.pipelines.rollout import RolloutSettings
 from gwm.shards.files import write_json
 from gwm.shards.index import open_dataset
 from gwm.shards.reader import MOTION_AHEAD, read_window
-from gwm.shards.schema import Images, Window
+from gwm.shards.schema import Images, Motion, Window
 from gwm.shards.sources.world import WorldSource
 
 TOWNS = 9_000_000  # seed of the towns that are rendered here
@@ -105,39 +105,55 @@ def steering(windows: list[Window], made: Images) -> dict[str, float]:
     return {"real": slopes[0], "made": slopes[1], "made_over_real": slopes[1] / slopes[0]}
 
 
-def forced(checkpoint: Checkpoint, windows: list[Window], settings: RolloutSettings) -> dict[str, float]:
+def forced(
+    checkpoint: Checkpoint, windows: list[Window], settings: RolloutSettings, batch: int = 1
+) -> dict[str, float]:
     """What forced turns and stops show: turns with the right sign, their share of the commanded rate, what still moves.
 
     What moves after a stop is compared with real frames of vehicles that stand, traffic included.
     """
-    right, shares, moved, still = 0, [], [], []
-    given = settings.condition_frames
-    with Ticker("forced", len(windows)) as ticker:
-        for window in windows:
-            assert window.motion.speed is not None
-            speed = max(float(window.motion.speed[0]), SLOWEST)
-            for name, frames in (("turn-left", TURN), ("turn-right", TURN), ("stop", STOP)):
-                motion = manoeuvre(name, frames + MOTION_AHEAD, speed)
-                made = predict(checkpoint, window, motion, RolloutSettings(**{**asdict(settings), "frames": frames}))
-                if name == "stop":
-                    moved.append(float(np.abs(flows(made[-STANDING:])).mean()))
-                else:
-                    shown = float(shown_yaw_rates(made[given - 1 :], window.cameras[0]).mean())
-                    commanded = float(driven_yaw_rates(motion, frames)[given - 1 :].mean())
-                    right += int(shown * commanded > 0)
-                    shares.append(shown / commanded)
-            halts = window.motion.speed[: len(window.frames)] < STILL
-            real = np.abs(flows(window.frames[:, 0])).mean(axis=(1, 2, 3))
-            still.extend(real[halts[1:] & halts[:-1]].tolist())
-            ticker.advance()
+    shares, moved, still, given = [], [], [], settings.condition_frames
+    for name, frames in (("turn-left", TURN), ("turn-right", TURN), ("stop", STOP)):
+        motions = [manoeuvre(name, frames + MOTION_AHEAD, _speed(window)) for window in windows]
+        made = rolled_out(checkpoint, windows, motions, replace(settings, frames=frames), batch, name)
+        for window, motion, frames_made in zip(windows, motions, made, strict=True):
+            if name == "stop":
+                moved.append(float(np.abs(flows(frames_made[-STANDING:])).mean()))
+            else:
+                shown = float(shown_yaw_rates(frames_made[given - 1 :], window.cameras[0]).mean())
+                shares.append(shown / float(driven_yaw_rates(motion, frames)[given - 1 :].mean()))
+    for window in windows:
+        assert window.motion.speed is not None
+        halts = window.motion.speed[: len(window.frames)] < STILL
+        real = np.abs(flows(window.frames[:, 0])).mean(axis=(1, 2, 3))
+        still.extend(real[halts[1:] & halts[:-1]].tolist())
     standing = float(np.mean(still)) if still else float("nan")
     return {
-        "turns": 2 * len(windows), "turns_with_the_right_sign": right,
+        "turns": len(shares), "turns_with_the_right_sign": sum(share > 0 for share in shares),
         "share_of_commanded_turn": float(np.mean(shares)),
         "motion_after_stop": float(np.mean(moved)), "motion_of_real_stops": standing,
         "median_motion_after_stop": float(np.median(moved)),
         "frames_of_real_stops": len(still), "stop_over_real": float(np.mean(moved)) / standing,
     }  # fmt: skip
+
+
+def _speed(window: Window) -> float:
+    """What a forced drive begins with, m/s."""
+    assert window.motion.speed is not None
+    return max(float(window.motion.speed[0]), SLOWEST)
+
+
+def rolled_out(
+    checkpoint: Checkpoint, windows: list[Window], motions: list[Motion], settings: RolloutSettings, batch: int,
+    what: str,
+) -> Images:  # fmt: skip
+    """Rollouts (clips, T, H, W, 3), `batch` of them side by side."""
+    made = []
+    with Ticker(what, len(windows)) as ticker:
+        for part in (slice(first, first + batch) for first in range(0, len(windows), batch)):
+            made.append(predict_side_by_side(checkpoint, windows[part], motions[part], settings))
+            ticker.advance(len(made[-1]))
+    return np.concatenate(made)
 
 
 @torch.inference_mode()
@@ -152,14 +168,10 @@ def kept(checkpoint: Checkpoint, windows: list[Window]) -> float:
     return float(np.mean(values))
 
 
-def run(checkpoint: Checkpoint, windows: list[Window], settings: RolloutSettings) -> dict[str, object]:
+def run(checkpoint: Checkpoint, windows: list[Window], settings: RolloutSettings, batch: int = 1) -> dict[str, object]:
     """Everything, as one record."""
-    made = []
-    with Ticker("rollouts", len(windows)) as ticker:
-        for window in windows:
-            made.append(predict(checkpoint, window, window.motion, settings))
-            ticker.advance()
-    real, pictures = np.stack([w.frames[:, 0] for w in windows]), np.stack(made)
+    pictures = rolled_out(checkpoint, windows, [w.motion for w in windows], settings, batch, "rollouts")
+    real = np.stack([w.frames[:, 0] for w in windows])
     given = settings.condition_frames
     moving = np.array([moves(window, given) for window in windows])
     return {
@@ -169,7 +181,7 @@ def run(checkpoint: Checkpoint, windows: list[Window], settings: RolloutSettings
         "foresight_moving": foresight(real[moving], pictures[moving], given) if moving.any() else None,
         "moving_clips": int(moving.sum()),
         "drift": drift(real, pictures), "yaw_slope": steering(windows, pictures),
-        "forced": forced(checkpoint, windows, settings),
+        "forced": forced(checkpoint, windows, settings, batch),
     }  # fmt: skip
 
 
@@ -185,6 +197,7 @@ def main() -> None:
     parser.add_argument("--solver", choices=("euler", "ab2"), default="euler")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--batch", type=int, default=1, help="rollouts drawn side by side: quick on a GPU")
     parser.add_argument("--json", type=Path, help="file for the record")
     given = parser.parse_args()
     checkpoint = load_checkpoint(given.checkpoint, given.device)
@@ -192,7 +205,7 @@ def main() -> None:
     steps = checkpoint.training.sampling_steps if given.steps is None else given.steps
     settings = RolloutSettings(given.frames, steps, scale, seed=given.seed, solver=given.solver)
     with towns(given.data, given.clips, given.frames, checkpoint.training.size) as windows:
-        record = run(checkpoint, windows, settings)
+        record = run(checkpoint, windows, settings, given.batch)
     print(json.dumps(record, indent=2))
     if given.json:
         write_json(given.json, record)

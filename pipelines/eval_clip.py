@@ -19,7 +19,7 @@ from gwm.pipelines.feature_file import Origin, Scored, write_features
 from gwm.pipelines.inverse_dynamics import load_inverse_dynamics
 from gwm.pipelines.protocols import Clip, Protocol, Segment, segments
 from gwm.pipelines.recipe import RIG
-from gwm.pipelines.rollout import DECODED, RolloutSettings, generate
+from gwm.pipelines.rollout import DECODED, Drive, RolloutSettings, generate
 from gwm.pipelines.rollout_out import enlarged, tiled
 from gwm.pipelines.video_out import write_video
 from gwm.pipelines.world_measures import FRONT, read_motion, views_of, with_agreement, with_motion
@@ -128,7 +128,7 @@ def draw(tools: Tools, plan: Plan, clip: Clip, truth: Window) -> Images:
     camera = next((c for c in truth.cameras if c.view == "front"), None)
     motion = truth.motion if plan.actions else Motion()
     settings = replace(plan.settings, seed=seed_of(plan.settings.seed, clip))
-    parts = generate(model, z, truth.text, motion, camera, window, settings)
+    parts = generate(model, Drive(z, truth.text, motion, camera), window, settings)
     decoded = [
         model.decode(some[None])[0].cpu().numpy()
         for latents in parts

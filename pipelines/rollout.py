@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from crc32c import crc32c
 from torch import Tensor
@@ -101,43 +102,71 @@ class RolloutResult:
     files: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Drive:
+    """What a rollout goes on from, and what happens in it."""
+
+    start: Tensor  # (n_c k c h w): clean latents of the first frames, which come back unchanged
+    text: str
+    motion: Motion
+    camera: Camera | None
+
+
 def generate(
-    model: WorldModel, start: Tensor, text: str, motion: Motion, camera: Camera | None, window: int,
-    settings: RolloutSettings, drawn: Iterable[Tensor] = (),
-) -> Iterator[Tensor]:  # fmt: skip
+    model: WorldModel, drive: Drive, window: int, settings: RolloutSettings, drawn: Iterable[Tensor] = ()
+) -> Iterator[Tensor]:
     """Latents (t k c h w) of one window after another, `settings.frames` frames in all, the start's included.
 
-    start (n_c k c h w): clean latents of the first frames, which come back unchanged.
     drawn: what an earlier run gave before it was stopped; it comes back first, and the rest goes on from it.
     The noise of window i comes from (seed, i), so a longer rollout begins with the shorter one.
     """
-    device, done, i = start.device, 0, 0
+    for latents in generate_side_by_side(model, [drive], window, settings, (z[None] for z in drawn)):
+        yield latents[0]
+
+
+def generate_side_by_side(
+    model: WorldModel, drives: Sequence[Drive], window: int, settings: RolloutSettings, drawn: Iterable[Tensor] = ()
+) -> Iterator[Tensor]:
+    """The same (b t k c h w) of several drives in one batch, all with the same noise."""
+    starts = torch.stack([drive.start for drive in drives])
+    device, done, i = starts.device, 0, 0
     known = iter(drawn)
-    condition = start[: settings.frames]
+    condition = starts[:, : settings.frames]
     while done < settings.frames:
         fresh = next(known, None)
         if fresh is None:
-            first = max(0, done - len(condition))  # of this window, in the rollout
+            given = condition.shape[1]
+            first = max(0, done - given)  # of this window, in the rollout
             generator = seeded_generator(settings.seed, i)
-            eps = torch.randn((1, window, *start.shape[1:]), generator=generator).to(device)
-            ahead = window_actions(motion.window(first, MOTION_AHEAD + 1), camera)
-            values = torch.from_numpy(action_values(ahead)).float()[None].to(device)
-            actions = only_modes(values, ["motion"])
-            conditioned = bool(text) or not bool(actions.isnan().all())
-            unconditional = Conditions(*model.encode_text([""]), None) if conditioned else None
-            told = Conditions(*model.encode_text([text]), actions)
-            velocity = guided(model.dit, told, unconditional, settings.guidance_every)
-            z = sample(velocity, condition[None], eps, settings.sampling, model.config.tau_shift)[0]
+            noise = torch.randn((window, *starts.shape[2:]), generator=generator).to(device)
+            eps = noise.expand(len(drives), *noise.shape)
+            told, untold = _conditions(model, drives, first, device)
+            velocity = guided(model.dit, told, untold, settings.guidance_every)
+            z = sample(velocity, condition, eps, settings.sampling, model.config.tau_shift)
             if not bool(z.isfinite().all()):
                 raise ConfigError(
                     f"the prediction diverged at frame {done} (guidance {settings.guidance}, {settings.steps} steps); "
                     "try a lower --guidance, more --steps, or another checkpoint"
                 )
-            fresh = z[done - first :][: settings.frames - done]
+            fresh = z[:, done - first :][:, : settings.frames - done]
         yield fresh
-        done, i = done + len(fresh), i + 1
-        kept = fresh if done == len(fresh) else torch.cat([condition, fresh])  # the first window repeats the start
-        condition = kept[-settings.condition_frames :]
+        done, i = done + fresh.shape[1], i + 1
+        # the first window repeats the start
+        kept = fresh if done == fresh.shape[1] else torch.cat([condition, fresh], dim=1)
+        condition = kept[:, -settings.condition_frames :]
+
+
+def _conditions(
+    model: WorldModel, drives: Sequence[Drive], first: int, device: torch.device
+) -> tuple[Conditions, Conditions | None]:
+    """What the window from frame `first` on is told of each drive, and what guidance subtracts: None for nothing."""
+    texts = [drive.text for drive in drives]
+    ahead = [action_values(window_actions(d.motion.window(first, MOTION_AHEAD + 1), d.camera)) for d in drives]
+    actions = only_modes(torch.from_numpy(np.stack(ahead)).float().to(device), ["motion"] * len(drives))
+    told = Conditions(*model.encode_text(texts), actions)
+    if not any(texts) and bool(actions.isnan().all()):
+        return told, None
+    return told, Conditions(*model.encode_text([""] * len(texts)), None)
 
 
 def make_scene(
@@ -229,7 +258,8 @@ def roll_out(
         z = model.encode(torch.from_numpy(scene.start.frames)[None].to(device))[0]
         camera = next((c for c in scene.start.cameras if c.view == "front"), None)
         window = checkpoint.training.frames
-        parts = generate(model, z, scene.text, scene.motion, camera, window, settings, windows)
+        drive = Drive(z, scene.text, scene.motion, camera)
+        parts = generate(model, drive, window, settings, windows)
         gallery = Gallery(folder, scene.start, scene.motion, settings.frames, outputs)
         pace = Pace(settings.frames)
         try:

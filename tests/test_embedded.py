@@ -95,7 +95,7 @@ def test_windows_join_without_a_seam():
 
     If the second window began at the start's frames again, the picture would jump.
     """
-    from gwm.pipelines.rollout import RolloutSettings, generate, make_scene
+    from gwm.pipelines.rollout import Drive, RolloutSettings, generate, make_scene
 
     checkpoint = load_checkpoint()
     settings = RolloutSettings(47, steps=8, guidance=checkpoint.training.guidance, solver="ab2")
@@ -103,7 +103,8 @@ def test_windows_join_without_a_seam():
     model, window = checkpoint.model, checkpoint.training.frames
     with torch.inference_mode():
         z = model.encode(torch.from_numpy(scene.start.frames)[None])[0]
-        parts = generate(model, z, scene.text, scene.motion, scene.start.cameras[0], window, settings)
+        drive = Drive(z, scene.text, scene.motion, scene.start.cameras[0])
+        parts = generate(model, drive, window, settings)
         frames = torch.cat([model.decode(part[None])[0, :, 0] for part in parts]).numpy().astype(float)
     changes = np.abs(np.diff(frames, axis=0)).mean((1, 2, 3))
     joint = window - 1

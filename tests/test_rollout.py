@@ -15,7 +15,7 @@ from toy_shards import make_chunk, write
 from gwm.core import ConfigError
 from gwm.core.world_model import WorldModel
 from gwm.pipelines.checkpoint import Checkpoint, Training
-from gwm.pipelines.rollout import RolloutSettings, generate, make_scene, rollout
+from gwm.pipelines.rollout import Drive, RolloutSettings, generate, generate_side_by_side, make_scene, rollout
 from gwm.pipelines.rollout_out import even_frames
 from gwm.shards import ShardError
 from gwm.shards.schema import Motion
@@ -35,7 +35,9 @@ def settings(frames=20, **changes):
 def latents(model, **changes):
     start = torch.randn(3, 1, model.config.channels, 4, 8, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        return start, torch.cat(list(generate(model, start, "road", Motion(), None, WINDOW, settings(**changes))))
+        return start, torch.cat(
+            list(generate(model, Drive(start, "road", Motion(), None), WINDOW, settings(**changes)))
+        )
 
 
 @pytest.mark.parametrize("frames", [1, 3, 4, 6, 7, 20])
@@ -81,7 +83,7 @@ def test_each_window_continues_the_last_and_reads_the_actions_of_its_own_frames(
     speed = np.arange(60.0)
     motion = Motion(speed=speed, steering=np.zeros(60))
     with torch.inference_mode():
-        z = torch.cat(list(generate(tiny_model, start, "road", motion, None, WINDOW, settings(frames=12))))
+        z = torch.cat(list(generate(tiny_model, Drive(start, "road", motion, None), WINDOW, settings(frames=12))))
     for (_, before), (condition, _) in pairwise(seen):
         assert torch.equal(condition, before[-3:])
     assert torch.equal(z, torch.cat([seen[0][1], *(window[3:] for _, window in seen[1:])]))
@@ -91,13 +93,26 @@ def test_each_window_continues_the_last_and_reads_the_actions_of_its_own_frames(
 
 def test_what_was_drawn_before_comes_back_and_the_rest_goes_on_from_it(tiny_model):
     start = torch.randn(2, 1, tiny_model.config.channels, 4, 8, generator=torch.Generator().manual_seed(0))
-    arguments = (tiny_model, start, "road", Motion(), None, WINDOW, settings(frames=20))
+    arguments = (tiny_model, Drive(start, "road", Motion(), None), WINDOW, settings(frames=20))
     with torch.inference_mode():
         whole = list(generate(*arguments))
         for known in range(len(whole) + 1):
             again = list(generate(*arguments, drawn=[z.clone() for z in whole[:known]]))
             assert len(again) == len(whole) == 6
             assert all(torch.equal(a, b) for a, b in zip(again, whole, strict=True))
+
+
+def test_drives_side_by_side_are_those_alone(tiny_model):
+    """Each with its own start, text and actions, also where one has none."""
+    turning = Motion(speed=np.full(60, 8.0), steering=np.full(60, 0.5))
+    starts = torch.randn(2, 3, 1, tiny_model.config.channels, 4, 8, generator=torch.Generator().manual_seed(0))
+    drives = [Drive(starts[0], "road", turning, None), Drive(starts[1], "", Motion(), None)]
+    with torch.inference_mode():
+        both = torch.cat(list(generate_side_by_side(tiny_model, drives, WINDOW, settings())), dim=1)
+        for drive, found in zip(drives, both, strict=True):
+            alone = torch.cat(list(generate(tiny_model, drive, WINDOW, settings())))
+            assert torch.allclose(found, alone, atol=1e-4)
+    assert not torch.allclose(both[0], both[1], atol=0.1)
 
 
 def test_a_diverged_prediction_is_an_error(tiny_model):
