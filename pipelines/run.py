@@ -123,6 +123,7 @@ class Run:
         """
         self.folder, self.recipe, self.skip_nonfinite = make_folder(folder), recipe, skip_nonfinite
         self.leads = leads
+        self.earlier = {} if origin is None else origin.training.stages  # steps done before this run
         before = () if origin is None else origin.training.data
         self.data = (*before, *(f"{d.source} {d.path.name} sha256:{d.index['sha256']}" for d in data))
         hashes = [d.index["sha256"] for d in data]
@@ -172,8 +173,9 @@ class Run:
             return
         recipe, stage = self.recipe, self.recipe.stages[index]
         done = {s.name: s.steps for s in recipe.stages[:index]} | {stage.name: step}
+        steps = self.earlier | {name: self.earlier.get(name, 0) + n for name, n in done.items()}
         training = Training(
-            recipe.size, max(stage.frames), recipe.variant, recipe.preset, recipe.seed, recipe.guidance, done,
+            recipe.size, max(stage.frames), recipe.variant, recipe.preset, recipe.seed, recipe.guidance, steps,
             self.data, views=recipe.view_names[: stage.views],
         )  # fmt: skip
         if stage.student_steps is not None:
