@@ -13,10 +13,11 @@ import av
 import cv2
 import numpy as np
 from av.container import InputContainer
+from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from gwm.shards import SourceError
-from gwm.shards.images import Size, fit
+from gwm.shards.images import Size, fit, placement
 from gwm.shards.schema import FRAME_RATE, Images, Skipped
 from gwm.shards.storage import AnyPath, is_local
 
@@ -95,15 +96,14 @@ def read_frames(
     instead, after all frames that decode. Raises SourceError for a path that is no file, not a video, or without
     pictures.
     """
-    damage = Damage()
+    damage, scaler = Damage(), VideoReformatter()
     with _opened(path) as (container, stream):
         shown: av.VideoFrame | None = None
         part = (begin * STEP, None if end is None else end * STEP)
         timed = _timed(_decoded(container, stream, damage), stream, damage, part)
         for tick, frame in _on_the_grid(timed, damage, begin, end):
             if frame is not shown:
-                image = _upright(frame, stream)
-                image = image if size is None else fit(image, size, how)
+                image = _upright(frame, stream) if size is None else _fitted(frame, stream, size, how, scaler)
                 shown = frame
             yield float(tick * STEP), image
         if shown is None and not begin:
@@ -226,6 +226,20 @@ def _stated_duration(container: InputContainer, stream: VideoStream) -> float:
     if whole and "matroska" in container.format.name:  # its duration runs from time 0, not from the first frame
         whole -= container.start_time or 0
     return whole / av.time_base
+
+
+def _fitted(frame: av.VideoFrame, stream: VideoStream, size: Size, how: str, scaler: VideoReformatter) -> Images:
+    """(H, W, 3) RGB at `size`, see `gwm.shards.images.fit`: upright frames that shrink as a whole do so by `scaler`.
+
+    It averages areas before it makes RGB of them, which takes half the time.
+    """
+    source = (frame.width, frame.height)
+    upright = not frame.rotation and (stream.sample_aspect_ratio or 1) == 1
+    shrinks = size[0] < source[0] and size[1] < source[1]
+    if upright and shrinks and placement(source, size, how) == ((0, 0, *source), (0, 0, *size)):
+        small = scaler.reformat(frame, *size, format="rgb24", interpolation=Interpolation.AREA)
+        return np.asarray(small.to_ndarray(), np.uint8)
+    return fit(_upright(frame, stream), size, how)
 
 
 def _upright(frame: av.VideoFrame, stream: VideoStream) -> Images:

@@ -15,7 +15,7 @@ from toy_video import HEIGHT, WIDTH, Jumps, number_of, plain, regular, write
 
 from gwm.shards import SourceError, clips
 from gwm.shards.clips import Cutting
-from gwm.shards.images import decode_jpeg
+from gwm.shards.images import decode_jpeg, fit
 from gwm.shards.schema import Chunk, Skipped
 from gwm.shards.sources.video import VideoPart, VideoSource, split_of
 from gwm.shards.video import probe, read_frames
@@ -130,6 +130,25 @@ def test_rotation_and_pixel_shape(tmp_path):
     assert (probe(turned).width, probe(turned).height) == (HEIGHT, WIDTH)
     wide = write(tmp_path / "b.mp4", regular(30, 6), shape=Fraction(3, 2))
     assert next(read_frames(wide))[1].shape == (HEIGHT, WIDTH * 3 // 2, 3)
+
+
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuv444p", "gray", "yuv420p10le"])
+@pytest.mark.parametrize("factor", [2, 3])
+def test_shrinking_while_decoding_is_shrinking_the_decoded_picture(tmp_path, monkeypatch, pixels, factor):
+    """A grey ramp with coloured boxes: the same but for rounding, and for colours that are sampled more coarsely."""
+    across, down = np.meshgrid(np.linspace(0, 255, WIDTH), np.arange(HEIGHT))
+    picture = np.stack([across, across, across], axis=-1).astype(np.uint8)
+    picture[8:20, 10:30] = (200, 40, 40)
+    picture[(down > 20) & (across > 150)] = (20, 60, 180)
+    path = write(tmp_path / "a.mkv", regular(10, 2), [picture] * 2, codec="ffv1", pixels=pixels)
+    size = (WIDTH // factor, HEIGHT // factor)
+    wanted = fit(next(read_frames(path))[1], size)
+    monkeypatch.setattr("gwm.shards.video.fit", None)
+    image = next(read_frames(path, size))[1]
+    assert image.shape == wanted.shape
+    difference = image.astype(float) - wanted
+    assert np.abs(difference).mean() < 2
+    assert np.abs(difference.mean(axis=(0, 1))).max() < 1.5  # it rounds down
 
 
 @pytest.mark.parametrize("pixels", ["gray", "yuv420p10le", "yuv444p"])
