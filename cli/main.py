@@ -84,7 +84,9 @@ def autoencoder(
 
 @command(app, "info")
 def info(
-    checkpoint: Annotated[Path | None, typer.Argument(help="A checkpoint or run, or nano-long, nano-mview.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="A checkpoint or run, or nano-long, nano-student, nano-mview.")
+    ] = None,
     variant: Annotated[str | None, typer.Option("--variant", help="long or mview: describe a recipe instead.")] = None,
     preset: Annotated[str | None, typer.Option("--preset", help="nano, small or sd3-medium: the same.")] = None,
     gpu: Annotated[str | None, typer.Option("--gpu", help="GPU of a recipe's estimate; A800 if absent.")] = None,

@@ -15,7 +15,8 @@ CheckpointFile = Annotated[
     Path | None,
     typer.Option(
         "--checkpoint",
-        help="A .safetensors file, a run's folder, or an embedded one by name: nano-long (if absent), nano-mview.",
+        help="A .safetensors file, a run's folder, or an embedded one by name: nano-long (if absent), nano-student "
+        "(of four steps), nano-mview (of three views).",
     ),
 ]
 Steps = Annotated[

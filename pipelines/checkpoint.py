@@ -25,7 +25,7 @@ from gwm.pipelines.device import choose_device
 from gwm.shards.files import replacing
 
 FORMAT = "gwm-world-model"
-EMBEDDED = ("nano-long", "nano-mview")  # names of what is installed with gwm
+EMBEDDED = ("nano-long", "nano-student", "nano-mview")  # names of what is installed with gwm
 STUDENT = "student"  # name of the stage that distils
 
 

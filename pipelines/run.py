@@ -125,7 +125,8 @@ class Run:
         self.leads = leads
         self.earlier = {} if origin is None else origin.training.stages  # steps done before this run
         before = () if origin is None else origin.training.data
-        self.data = (*before, *(f"{d.source} {d.path.name} sha256:{d.index['sha256']}" for d in data))
+        named = [f"{d.source} {d.path.name} sha256:{d.index['sha256']}" for d in data]
+        self.data = tuple(dict.fromkeys((*before, *named)))
         hashes = [d.index["sha256"] for d in data]
         record = {**asdict(recipe), "data": hashes if len(hashes) > 1 else hashes[0], "autoencoder": autoencoder}
         record |= {} if origin is None else {"start": origin.sha256}

@@ -65,7 +65,9 @@ def test_a_stage_starts_from_the_weights_of_a_run(data, file, tmp_path):
     assert len(training.data) == 2
     assert training.stages == {"1a": 2, "1b": 2, "1c": 2, "2": 2, "3": 2}
     train(data, tmp_path / "longer", replace(long, stages=long.stages[-1:]), None, "cpu", start=tmp_path / "long")
-    assert load_checkpoint(tmp_path / "longer").training.stages == {"1a": 2, "1b": 2, "1c": 2, "2": 4}
+    training = load_checkpoint(tmp_path / "longer").training
+    assert training.stages == {"1a": 2, "1b": 2, "1c": 2, "2": 4}
+    assert len(training.data) == 1
     with pytest.raises(ConfigError, match=r"other settings \(autoencoder, start\)"):
         train(pairs, tmp_path / "run", recipe, file, "cpu")
 
