@@ -25,8 +25,8 @@ SCENES, SCENE_FRAMES = 20, 200  # 400 s of driving; the longest clip a rollout i
 AUTOENCODER_STEPS = 250
 STEPS_SCALE = 0.02  # of the nano recipe
 ROLLOUT_FRAMES = 200
-ROLLOUT_STEPS = 8  # of ab2: as good as Euler's 30, `python -m benchmarks.sampling`
-OWN_FRAMES = 47  # of the rollout by the model that was just trained: two windows
+EMBEDDED = Path("nano-student")  # as good as nano-long in 30 steps, `python -m benchmarks.sampling`
+OWN_FRAMES, OWN_STEPS = 47, 8  # of the rollout by the model that was just trained: two windows
 UNSEEN = 5_000_000  # added to the seed: towns that the embedded model was not trained on
 SIZE = (128, 64)  # pixels, of nano
 
@@ -80,13 +80,10 @@ def run_demo(out: Path, seed: int = 0, device: str = "auto") -> DemoResult:
         raise KeyboardInterrupt
     done("training")
     console.rule("4/5  rollouts: of the embedded model, and of this one")
-    embedded, own = load_checkpoint(None, device), load_checkpoint(folder / "model", device)
-    settings = [
-        RolloutSettings(frames, ROLLOUT_STEPS, one.training.guidance, seed=seed, solver="ab2")
-        for one, frames in ((embedded, ROLLOUT_FRAMES), (own, OWN_FRAMES))
-    ]
-    generated = rollout(embedded, folder, settings[0], shards)
-    rollout(own, folder / "own", settings[1], shards)
+    embedded, own = load_checkpoint(EMBEDDED, device), load_checkpoint(folder / "model", device)
+    settings = RolloutSettings(ROLLOUT_FRAMES, embedded.training.sampling_steps, embedded.training.guidance, seed=seed)
+    generated = rollout(embedded, folder, settings, shards)
+    rollout(own, folder / "own", RolloutSettings(OWN_FRAMES, OWN_STEPS, own.training.guidance, seed=seed), shards)
     done("rollouts")
     console.rule("5/5  scores")
     scores = score(shards, folder / "rollout.mp4", FeatureChoice(kind="lite"), device=device)
@@ -112,13 +109,13 @@ gwm demo: the whole chain on a small rendered world, in {minutes:.1f} minutes.
 {result.frames} frames of driving were rendered, written as WebDataset shards and checked byte by byte.
 A small autoencoder learned to compress them: PSNR {result.autoencoder_psnr:.1f} dB on frames that it had not seen.
 A nano world model went through the paper's stages in {result.training_steps} steps: images, video, masks, actions.
-The embedded one has seen two hundred times as many windows: own/contact.png shows what this one predicts, little more
+The embedded one has seen 270 times as many windows: own/contact.png shows what this one predicts, little more
 than bright above and dark below.
 
-The embedded model then predicted the other {predicted} frames of rollout.mp4 from 3 frames of a town that it was not
-trained on and the driver's actions, 22 at a time, each window continuing the last. In contact.png the upper row is
-the real drive, the lower one the prediction: about half a second resembles it, then it is a street of its own, with
-lanes, houses and trees to the end. `gwm rollout --actions turn-left` steers it.
+The embedded student (four steps a window) then predicted the other {predicted} frames of rollout.mp4 from 3 frames of a
+town that it was not trained on and the driver's actions, 22 at a time, each window continuing the last. In contact.png
+the upper row is the real drive, the lower one the prediction: about half a second resembles it, then it is a street of
+its own, with lanes, houses and trees to the end. `gwm rollout --actions turn-left` steers it.
 
 Scores against the rendered world. Lower is better, 0 is equal. They are no FID or FVD: see the features' names.
   frames {result.frame_frechet:.4g}  ({result.frame_features})

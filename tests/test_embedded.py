@@ -101,15 +101,16 @@ def test_a_commanded_turn_turns_the_picture(name):
     assert turned["turn-right"] < -0.02
 
 
-def test_windows_join_without_a_seam():
-    """Pictures change less from one window to the next than they do at most within one: 1.6 and 2.3 times the median.
+@pytest.mark.parametrize(("name", "solver", "steps"), [("nano-long", "ab2", 12), ("nano-student", "euler", 4)])
+def test_windows_join_without_a_seam(name, solver, steps):
+    """Pictures change as much from one window to the next as within one: 1.4 times the median, their most is 2.2.
 
-    If the second window began at the start's frames again, the picture would jump by more.
+    If the second window began at the start's frames again, the picture would jump.
     """
     from gwm.pipelines.rollout import Drive, RolloutSettings, generate, make_scene
 
-    checkpoint = load_checkpoint()
-    settings = RolloutSettings(47, steps=8, guidance=checkpoint.training.guidance, solver="ab2")
+    checkpoint = load_checkpoint(Path(name))
+    settings = RolloutSettings(47, steps=steps, guidance=checkpoint.training.guidance, solver=solver)
     scene = make_scene(checkpoint, settings, actions="keep")
     model, window = checkpoint.model, checkpoint.training.frames
     with torch.inference_mode():
@@ -119,9 +120,9 @@ def test_windows_join_without_a_seam():
         frames = torch.cat([model.decode(part[None])[0, :, 0] for part in parts]).numpy().astype(float)
     changes = np.abs(np.diff(frames, axis=0)).mean((1, 2, 3))
     joint = window - 1
-    most = np.delete(changes[3:], joint - 3).max()
-    assert changes[joint] < most, changes[joint] / most
-    assert np.abs(frames[window - 1] - frames[3]).mean() > most  # such a jump is seen
+    usual = np.median(np.delete(changes[3:], joint - 3))
+    assert changes[joint] < 1.5 * usual, changes[joint] / usual
+    assert np.abs(frames[window - 1] - frames[3]).mean() > 1.5 * usual  # such a jump is seen
 
 
 def test_rollout_works_with_no_other_argument(tmp_path, monkeypatch):
