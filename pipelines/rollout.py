@@ -175,7 +175,10 @@ def make_scene(
 ) -> Scene:  # fmt: skip
     """Read the start and the actions; see `rollout`. What is changed about them is said."""
     settings.check(checkpoint.training.frames)
-    config, name = checkpoint.model.config, checkpoint.name
+    config, name, own = checkpoint.model.config, checkpoint.name, checkpoint.training
+    if own.is_student and (settings.steps, settings.guidance) != (own.sampling_steps, own.guidance):
+        taught = f"{own.sampling_steps} steps and guidance {own.guidance:g}"
+        _say(f"{name} is a student of {taught}: {settings.steps} and {settings.guidance:g} are not what it has learned")
     _, _ = checkpoint.model.codec, checkpoint.model.encode_text([""])  # ConfigError where it holds none
     if actions is not None and not config.actions:
         raise ConfigError(f"--actions {actions}: {name} has not learned any action (stage 2 does)")

@@ -80,6 +80,14 @@ def test_the_autoencoder_keeps_the_start_clip(tmp_path):
     assert 10 * np.log10(255**2 / error) > 27  # dB
 
 
+@pytest.mark.parametrize(("options", "said"), [((), False), (("--steps", "2"), True), (("--guidance", "2"), True)])
+def test_a_student_drawn_in_other_steps_or_with_guidance_is_said(tmp_path, options, said):
+    arguments = ["rollout", "--checkpoint", "nano-student", "--frames", "4", "-o", str(tmp_path / "out"), *options]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert ("is a student of 4 steps and guidance 1" in result.output) == said
+
+
 @pytest.mark.parametrize("name", ["nano-long", "nano-student"])
 def test_a_commanded_turn_turns_the_picture(name):
     from benchmarks.measures import predict, shown_yaw_rates
