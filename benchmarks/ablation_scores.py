@@ -20,7 +20,7 @@ from gwm.core.world_model import WorldModel
 from gwm.pipelines.features import FrameFeatures
 from gwm.pipelines.latents import LatentDataset
 from gwm.pipelines.progress import Ticker
-from gwm.pipelines.rollout import Drive, RolloutSettings, generate
+from gwm.pipelines.rollout import RolloutSettings, generate, make_drive
 from gwm.shards.index import Dataset
 from gwm.shards.reader import iterate_windows, read_window
 from gwm.shards.schema import Images, Window
@@ -99,9 +99,9 @@ def compare(truth: Truth, videos: Sequence[Images], protocol: Protocol) -> Score
 @torch.inference_mode()
 def rolled_out(model: WorldModel, clip: Window, protocol: Protocol) -> Images:
     """The clip (T h w 3) as the model continues its first frames, with the true actions."""
-    start = model.encode(torch.from_numpy(clip.frames[: protocol.given])[None])[0]
     settings = RolloutSettings(max(protocol.horizons), protocol.steps, protocol.guidance, protocol.given)
-    parts = generate(model, Drive(start, clip.text, clip.motion, clip.cameras[0]), protocol.window, settings)
+    drive = make_drive(model, clip.frames[: protocol.given], clip.text, clip.motion, clip.cameras)
+    parts = generate(model, drive, protocol.window, settings)
     frames: Images = model.decode(torch.cat(list(parts))[None])[0, :, 0].numpy()
     return frames
 

@@ -14,7 +14,7 @@ from gwm.core.world_model import WorldModel
 from gwm.pipelines.checkpoint import Checkpoint
 from gwm.pipelines.control import held
 from gwm.pipelines.features import FrameFeatures, VideoFeatures
-from gwm.pipelines.rollout import Drive, RolloutSettings, generate, generate_side_by_side
+from gwm.pipelines.rollout import Drive, RolloutSettings, generate, generate_side_by_side, make_drive
 from gwm.shards.motion import yaw_rate
 from gwm.shards.reader import MOTION_AHEAD
 from gwm.shards.schema import FRAME_RATE, Camera, Floats, Images, Motion, Window
@@ -107,7 +107,5 @@ def predict_side_by_side(
 
 
 def _drive(model: WorldModel, window: Window, motion: Motion, settings: RolloutSettings, views: Sequence[int]) -> Drive:
-    camera = next(c for c in window.cameras if c.view == "front")
-    given = torch.from_numpy(window.frames[: settings.condition_frames, list(views)])[None]
-    z = model.encode(given.to(next(model.dit.parameters()).device))[0]
-    return Drive(z, window.text, held(motion, settings.frames + MOTION_AHEAD), camera)
+    given = window.frames[: settings.condition_frames, list(views)]
+    return make_drive(model, given, window.text, held(motion, settings.frames + MOTION_AHEAD), window.cameras)

@@ -200,6 +200,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1, help="rollouts drawn side by side: quick on a GPU")
     parser.add_argument("--json", type=Path, help="file for the record")
     given = parser.parse_args()
+    if given.batch < 1:
+        parser.error(f"--batch {given.batch} must be at least 1")
     checkpoint = load_checkpoint(given.checkpoint, given.device)
     scale = checkpoint.training.guidance if given.guidance is None else given.guidance
     steps = checkpoint.training.sampling_steps if given.steps is None else given.steps

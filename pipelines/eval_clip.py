@@ -19,7 +19,7 @@ from gwm.pipelines.feature_file import Origin, Scored, write_features
 from gwm.pipelines.inverse_dynamics import load_inverse_dynamics
 from gwm.pipelines.protocols import Clip, Protocol, Segment, segments
 from gwm.pipelines.recipe import RIG
-from gwm.pipelines.rollout import DECODED, Drive, RolloutSettings, generate
+from gwm.pipelines.rollout import DECODED, RolloutSettings, generate, make_drive
 from gwm.pipelines.rollout_out import enlarged, tiled
 from gwm.pipelines.video_out import write_video
 from gwm.pipelines.world_measures import FRONT, read_motion, views_of, with_agreement, with_motion
@@ -123,12 +123,10 @@ def read_truth(tools: Tools, plan: Plan, clip: Clip) -> Window:
 def draw(tools: Tools, plan: Plan, clip: Clip, truth: Window) -> Images:
     """The generated drive (T, K, H, W, 3) from the first true frames; its noise comes from (seed, clip)."""
     model, window = tools.checkpoint.model, tools.checkpoint.training.frames
-    given = torch.from_numpy(truth.frames[: plan.protocol.condition_frames])[None]
-    z = model.encode(given.to(next(model.dit.parameters()).device))[0]
-    camera = next((c for c in truth.cameras if c.view == "front"), None)
     motion = truth.motion if plan.actions else Motion()
     settings = replace(plan.settings, seed=seed_of(plan.settings.seed, clip))
-    parts = generate(model, Drive(z, truth.text, motion, camera), window, settings)
+    given = truth.frames[: plan.protocol.condition_frames]
+    parts = generate(model, make_drive(model, given, truth.text, motion, truth.cameras), window, settings)
     decoded = [
         model.decode(some[None])[0].cpu().numpy()
         for latents in parts

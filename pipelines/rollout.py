@@ -32,7 +32,7 @@ from gwm.shards import ShardError
 from gwm.shards.files import make_folder
 from gwm.shards.motion import window_actions
 from gwm.shards.reader import MOTION_AHEAD
-from gwm.shards.schema import FRAME_RATE, Camera, Motion
+from gwm.shards.schema import FRAME_RATE, Camera, Images, Motion
 
 MAX_FRAMES = 6000
 SAMPLE = "sample-{:03d}"  # folder of sample i
@@ -110,6 +110,12 @@ class Drive:
     text: str
     motion: Motion
     camera: Camera | None
+
+
+def make_drive(model: WorldModel, frames: Images, text: str, motion: Motion, cameras: Iterable[Camera]) -> Drive:
+    """The drive that goes on from RGB frames (n_c K H W 3); the goals of its actions are seen by the front camera."""
+    start = model.encode(torch.from_numpy(frames)[None].to(next(model.dit.parameters()).device))[0]
+    return Drive(start, text, motion, next((c for c in cameras if c.view == "front"), None))
 
 
 def generate(
@@ -258,11 +264,8 @@ def roll_out(
     device = next(model.dit.parameters()).device
     with unfinished(folder, device) as windows, Stop() as stop:
         write_record(folder, asdict(record))
-        z = model.encode(torch.from_numpy(scene.start.frames)[None].to(device))[0]
-        camera = next((c for c in scene.start.cameras if c.view == "front"), None)
-        window = checkpoint.training.frames
-        drive = Drive(z, scene.text, scene.motion, camera)
-        parts = generate(model, drive, window, settings, windows)
+        drive = make_drive(model, scene.start.frames, scene.text, scene.motion, scene.start.cameras)
+        parts = generate(model, drive, checkpoint.training.frames, settings, windows)
         gallery = Gallery(folder, scene.start, scene.motion, settings.frames, outputs)
         pace = Pace(settings.frames)
         try:

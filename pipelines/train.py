@@ -136,13 +136,13 @@ def run_stage(
     ):
         while step < stage.steps and before + step < last and not stopped:
             with clock.waiting():
-                examples = feed.read(step)
+                examples, chance = feed.read(step), next(drawn)
             batch = feed.library.batch(examples)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(recipe, stage, step)
 
             # one training step
-            done = learn(learner, recipe, stage, batch, next(drawn), team)
+            done = learn(learner, recipe, stage, batch, chance, team)
             if math.isfinite(done.norm):
                 optimizer.step()
                 update_ema(learner.ema, trainable(model), ema_decay(before + step, recipe.ema))

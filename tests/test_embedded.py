@@ -115,15 +115,14 @@ def test_windows_join_without_a_seam(name, solver, steps):
 
     If the second window began at the start's frames again, the picture would jump.
     """
-    from gwm.pipelines.rollout import Drive, RolloutSettings, generate, make_scene
+    from gwm.pipelines.rollout import RolloutSettings, generate, make_drive, make_scene
 
     checkpoint = load_checkpoint(Path(name))
     settings = RolloutSettings(47, steps=steps, guidance=checkpoint.training.guidance, solver=solver)
     scene = make_scene(checkpoint, settings, actions="keep")
     model, window = checkpoint.model, checkpoint.training.frames
     with torch.inference_mode():
-        z = model.encode(torch.from_numpy(scene.start.frames)[None])[0]
-        drive = Drive(z, scene.text, scene.motion, scene.start.cameras[0])
+        drive = make_drive(model, scene.start.frames, scene.text, scene.motion, scene.start.cameras)
         parts = generate(model, drive, window, settings)
         frames = torch.cat([model.decode(part[None])[0, :, 0] for part in parts]).numpy().astype(float)
     changes = np.abs(np.diff(frames, axis=0)).mean((1, 2, 3))

@@ -8,7 +8,7 @@ from test_execution import CONFIG, batch
 from gwm.core.world_model import training_loss
 from gwm.pipelines.checkpoint import load_checkpoint
 from gwm.pipelines.control import held
-from gwm.pipelines.rollout import Drive, RolloutSettings, generate
+from gwm.pipelines.rollout import RolloutSettings, generate, make_drive
 from gwm.pipelines.start import load_start
 from gwm.pipelines.train import train
 from gwm.shards.reader import MOTION_AHEAD
@@ -77,7 +77,6 @@ def test_the_embedded_models_rollout_is_that_of_the_cpu():
     for device in ("cpu", "cuda"):
         model = load_checkpoint(None, device).model
         with torch.inference_mode():
-            z = model.encode(torch.from_numpy(start.frames)[None].to(device))[0]
-            drive = Drive(z, start.text, motion, start.cameras[0])
+            drive = make_drive(model, start.frames, start.text, motion, start.cameras)
             latents += [z.cpu() for z in generate(model, drive, 25, settings)]
     assert (latents[1] - latents[0]).norm() < 1e-2 * latents[0].norm()
