@@ -5,6 +5,7 @@ Axes: b batch, t frames, k views, n tokens of a frame, s text tokens, d width, h
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 from gwm.core.embed import frame_positions
 from gwm.core.mask import TokenMask, keep_tokens, restore_tokens
+
+GELU_RATE = 2 * math.sqrt(2 / math.pi)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, joined: Tensor | None = None) -> Tensor:
@@ -51,11 +54,25 @@ class Modulation(nn.Module):
         return parameters.chunk(self.count, dim=-1)
 
 
+class Gelu(nn.Module):
+    """The tanh-approximated GELU, which is x σ(2 √(2/π) (x + 0.044715 x³)).
+
+    On a CPU PyTorch's takes twice as long as this form, which keeps nothing for a backward pass and rounds more often.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of any shape."""
+        if torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype.itemsize < 4:
+            return F.gelu(x, approximate="tanh")
+        u = (x * x).mul_(GELU_RATE * 0.044715).add_(GELU_RATE)
+        return u.mul_(x).sigmoid_().mul_(x)
+
+
 class Mlp(nn.Sequential):
     """SD3's feed-forward: four times as wide, tanh-approximated GELU."""
 
     def __init__(self, width: int) -> None:
-        super().__init__(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
+        super().__init__(nn.Linear(width, 4 * width), Gelu(), nn.Linear(4 * width, width))
 
 
 def layer_norm(width: int) -> nn.LayerNorm:

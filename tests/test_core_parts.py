@@ -8,6 +8,7 @@ import torch
 from gwm.core import ConfigError
 from gwm.core.actions import SCALARS, ActionEncoder, frame_weights, only_modes
 from gwm.core.autoencoder import Autoencoder, autoencoder_loss, kl_divergence, texture_difference
+from gwm.core.blocks import Gelu
 from gwm.core.config import ModelConfig, preset
 from gwm.core.ema import ema_decay, start_ema, update_ema
 from gwm.core.embed import frame_positions, grid_positions
@@ -73,6 +74,16 @@ def test_positions_are_distinct_and_centred():
     wide = grid_positions(4, 12, 32, 64, 64, torch.device("cpu"))
     assert torch.equal(places[0], wide[2])  # the left edge of 8 columns is column 2 of 12
     assert len({tuple(p.tolist()) for p in frame_positions(64, 16, torch.device("cpu"))}) == 64
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_the_activation_without_gradients_is_the_one_with_them(dtype):
+    x = torch.cat([torch.linspace(-12, 12, 999), torch.tensor([0.0, 1e20, -1e20])]).to(dtype)
+    kept = x.clone()
+    with torch.no_grad():
+        quick = Gelu()(x)
+    assert torch.equal(x, kept)
+    torch.testing.assert_close(quick, Gelu()(x.requires_grad_()).detach())
 
 
 def test_the_texture_loss_asks_for_fine_detail_but_not_for_its_place():

@@ -13,10 +13,11 @@ from toy_waymo import frame
 from gwm.shards import SourceError
 from gwm.shards.tfrecord import frame_record, masked_crc, read_records
 from gwm.shards.waymo import v1, v2
-from gwm.shards.wire import fields, put_bytes, put_doubles, put_varint, signed
+from gwm.shards.wire import all_doubles, fields, put_bytes, put_doubles, put_varint, signed
 
 HUGE = (2**60).to_bytes(8, "little")
 GOLDEN = bytes.fromhex("0300000000000000b099490e67776db63ddd9f")  # payload b"gwm", facts of the format
+VALUES = tuple(np.random.default_rng(0).normal(size=16).tolist())
 
 
 def same(a, b):
@@ -59,6 +60,25 @@ class Files:
 def test_records_are_tensorflows():
     assert frame_record(b"gwm") == GOLDEN
     assert list(read_records(io.BytesIO(GOLDEN + frame_record(b"")), "x")) == [b"gwm", b""]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        put_doubles(1, VALUES),
+        put_bytes(1, struct.pack("<16d", *VALUES)),  # packed
+        put_doubles(1, VALUES[:9]) + put_varint(2, 300) + put_doubles(3, VALUES) + put_doubles(1, VALUES[9:]),
+        put_bytes(1, struct.pack("<7d", *VALUES[:7])) + put_doubles(1, VALUES[7:]),
+    ],
+)
+def test_repeated_doubles_are_found_in_whatever_way_they_are_stored(data):
+    assert all_doubles(memoryview(data), 1) == VALUES
+
+
+def test_repeated_doubles_of_another_field_are_not_taken_for_them_nor_other_types():
+    assert all_doubles(memoryview(put_doubles(2, VALUES)), 1) == ()
+    with pytest.raises(SourceError, match="doubles were expected"):
+        all_doubles(memoryview(put_varint(1, 3)), 1)
 
 
 @pytest.mark.parametrize(

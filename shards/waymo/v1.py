@@ -14,7 +14,18 @@ from gwm.shards import SourceError
 from gwm.shards.schema import Floats
 from gwm.shards.tfrecord import read_records
 from gwm.shards.waymo.frame import CAMERA_NAMES, VIEWS, Calibration, Frame, Image
-from gwm.shards.wire import doubles, fields, message, put_bytes, put_doubles, put_floats, put_varint, single, whole
+from gwm.shards.wire import (
+    all_doubles,
+    doubles,
+    fields,
+    message,
+    put_bytes,
+    put_doubles,
+    put_floats,
+    put_varint,
+    single,
+    whole,
+)
 
 IDENTITY = np.eye(4)
 
@@ -70,7 +81,7 @@ def _calibration(data: memoryview) -> Calibration:
 
 def _transform(data: memoryview | None) -> Floats:
     """A Transform: 16 doubles in rows, packed or not; the identity where it is absent."""
-    values = [x for part in _collect(data or memoryview(b""), {}, {1: doubles})[1] for x in part]
+    values = all_doubles(data or memoryview(b""), 1)
     if not values:
         return IDENTITY
     if len(values) != 16:
