@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from statistics import median
@@ -31,7 +31,6 @@ from unittest.mock import patch
 import av
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image as Pillow
 
@@ -40,7 +39,7 @@ from gwm.pipelines.loader import Shape, evaluation_batches
 from gwm.pipelines.preprocess import preprocess
 from gwm.pipelines.workers import in_processes, one_thread
 from gwm.shards.clips import Cutting
-from gwm.shards.cuts import FindCuts
+from gwm.shards.cuts import FindCuts, NoCuts
 from gwm.shards.files import write_json
 from gwm.shards.images import encode_jpeg
 from gwm.shards.index import open_dataset
@@ -131,17 +130,6 @@ def rendered_video(path: Path, seconds: int = SECONDS) -> Path:
 def fresh(folder: Path) -> Iterator[Path]:
     """Names for folders that are not there."""
     return (folder / f"run{i}" for i in range(10**6))
-
-
-@dataclass(frozen=True)
-class NoCuts:
-    """A `FindCuts` that costs nothing."""
-
-    name: str = "none"
-
-    def __call__(self, thumbnails: Images) -> npt.NDArray[np.bool_]:
-        """(N,) False."""
-        return np.zeros(len(thumbnails), bool)
 
 
 def videos(source: Path, folder: Path, rounds: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import typer
 from gwm.cli.run import Device, Json, Seed, command, data_root, parse_size, show
 
 if TYPE_CHECKING:
+    from gwm.shards.cuts import FindCuts
     from gwm.shards.plan import Source
     from gwm.shards.storage import AnyPath
 
@@ -26,6 +27,14 @@ NativeSize = Annotated[str, typer.Option("--size", help="Frame size WIDTHxHEIGHT
 Fit = Annotated[str, typer.Option("--fit", help="crop or letterbox, where the shape differs.")]
 Views = Annotated[str, typer.Option("--views", help="Cameras, separated by commas.")]
 Frames = Annotated[int, typer.Option("--frames", help="Most frames of one sample.")]
+Cuts = Annotated[
+    bool,
+    typer.Option(
+        "--cuts/--no-cuts",
+        help="Look for scene cuts and split there. That is most of the work: leave it out for footage without any, "
+        "such as a dashcam's.",
+    ),
+]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes; 0: one for each CPU.")]
 Ray = Annotated[str | None, typer.Option("--ray", help="Address of a Ray cluster to run on; local: start one here.")]
 Size = Annotated[str, typer.Option("--size", help="Frame size WIDTHxHEIGHT in the shards.")]
@@ -54,6 +63,7 @@ def video(
     size: Size = "512x288",
     fit: Fit = "crop",
     frames: Frames = 100,
+    cuts: Cuts = True,
     val_every: Annotated[int, typer.Option("--val-every", help="About one video in n is validation; 0: none.")] = 10,
     workers: Workers = 0,
     ray: Ray = None,
@@ -63,12 +73,11 @@ def video(
     as_json: Json = False,
 ) -> None:
     """Any folder of videos: read by timestamp at 10 Hz, split at scene cuts."""
-    from gwm.pipelines.cuts import transnet_cuts
     from gwm.shards.clips import Cutting
     from gwm.shards.sources.video import VideoSource
     from gwm.shards.storage import as_path
 
-    cutting = Cutting(transnet_cuts(), parse_size(size), fit, frames)
+    cutting = Cutting(_finder(cuts), parse_size(size), fit, frames)
     _preprocess(VideoSource(as_path(source), cutting, val_every), out, workers, ray, strict, as_json, latents, device)
 
 
@@ -83,6 +92,7 @@ def opendv(
     size: Size = "512x288",
     fit: Fit = "crop",
     frames: Frames = 100,
+    cuts: Cuts = True,
     workers: Workers = 0,
     ray: Ray = None,
     latents: Latents = None,
@@ -91,12 +101,11 @@ def opendv(
     as_json: Json = False,
 ) -> None:
     """OpenDV-2K's YouTube part: its videos as downloaded, or its extracted frames, with commands and captions."""
-    from gwm.pipelines.cuts import transnet_cuts
     from gwm.shards.clips import Cutting
     from gwm.shards.sources.opendv import OpenDVSource
     from gwm.shards.storage import as_path
 
-    cutting = Cutting(transnet_cuts(), parse_size(size), fit, frames)
+    cutting = Cutting(_finder(cuts), parse_size(size), fit, frames)
     sheet, said = (None if path is None else as_path(path) for path in (video_list, annotations))
     shards = OpenDVSource(_folder(source, "opendv"), cutting, split, subset, sheet, said)
     _preprocess(shards, out, workers, ray, strict, as_json, latents, device)
@@ -191,6 +200,17 @@ def _folder(source: str | None, name: str) -> AnyPath:
     from gwm.shards.storage import as_path
 
     return as_path(source or data_root() / name)
+
+
+def _finder(cuts: bool) -> FindCuts:
+    """TransNetV2, or nothing: then PyTorch is not loaded either."""
+    if not cuts:
+        from gwm.shards.cuts import NoCuts
+
+        return NoCuts()
+    from gwm.pipelines.cuts import transnet_cuts
+
+    return transnet_cuts()
 
 
 def _native(size: str) -> tuple[int, int] | None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -140,14 +141,29 @@ def train_autoencoder(
     config = preset("nano") if decoder_of is None else read_config(load_header(checkpoint_path(decoder_of), CHECKPOINT))
     if config.encoders != "nano":
         raise ConfigError(f"--decoder-of {decoder_of}: it holds no small autoencoder; name a nano or small checkpoint")
-    schedule, frames = WindowSchedule(dataset, "train", seed), _Frames(dataset, size, place)
-    run = make_folder(out)
+    run, frames = make_folder(out), _Frames(dataset, size, place)
     settings = {"steps": steps, "batch": batch, "size": list(size), "seed": seed, "data": dataset.index["sha256"]}
     if decoder_of is not None:
         settings["decoder_of"] = sha256_of(checkpoint_path(decoder_of))
     torch.manual_seed(seed)
     model = _begin(config, decoder_of, place)
-    parameters, rate = trainable(model), LEARNING_RATE if decoder_of is None else DECODER_RATE
+    _learn(model, frames, WindowSchedule(dataset, "train", seed), run, settings)
+    if decoder_of is None:
+        _set_statistics(model, frames.images(_spread(dataset, "train", 256)))
+    else:
+        _with_decoder(decoder_of, model, run / "model.safetensors")
+    result = _measured(model, dataset, frames, steps, run / "autoencoder.safetensors")
+    header = {"format": FORMAT, "channels": config.channels, "width": config.autoencoder_width}
+    save_tensors(Path(result.path), model.state_dict(), {**header, "psnr": result.psnr, **settings})
+    write_json(run / "autoencoder.json", asdict(result))
+    return result
+
+
+def _learn(model: Autoencoder, frames: _Frames, schedule: WindowSchedule, run: Path, settings: dict[str, Any]) -> None:
+    """Train what is trainable of `model`, from the last state in `run` on; it ends with the averaged weights."""
+    steps, batch, (width, height), seed = (settings[name] for name in ("steps", "batch", "size", "seed"))
+    parameters, rate = trainable(model), DECODER_RATE if "decoder_of" in settings else LEARNING_RATE
+    place = next(model.parameters()).device
     optimizer = torch.optim.AdamW(parameters.values(), lr=rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
     ema, start = start_ema(parameters), 0
     if (state := newest_state(run)) is not None:
@@ -163,7 +179,7 @@ def train_autoencoder(
             for group in optimizer.param_groups:
                 group["lr"] = rate * min(1.0, (step + 1) / WARMUP, left)
             images = frames.images(schedule.batch(step, batch, 1))
-            shape = (len(images), config.channels, *(side // AUTOENCODER_FACTOR for side in size[::-1]))
+            shape = len(images), len(model.latent_mean), height // AUTOENCODER_FACTOR, width // AUTOENCODER_FACTOR
             eps = torch.randn(shape, generator=seeded_generator(seed, 0, step)).to(place)
 
             # one training step
@@ -175,21 +191,11 @@ def train_autoencoder(
             optimizer.step()
             update_ema(ema, parameters, ema_decay(step, EMA))
 
-            note = f"loss {loss.item():.4f}" if step % 20 == 0 else None
-            ticker.advance(note=note)
+            ticker.advance(note=f"loss {loss.item():.4f}" if step % 20 == 0 else None)
             if time.monotonic() - saved > SAVE_INTERVAL or step + 1 == steps:
                 save_state(run, step + 1, model, optimizer, ema, settings=settings)
                 saved = time.monotonic()
     model.load_state_dict(ema, strict=False)
-    if decoder_of is None:
-        _set_statistics(model, frames.images(_spread(dataset, "train", 256)))
-    else:
-        _with_decoder(decoder_of, model, run / "model.safetensors")
-    result = _measured(model, dataset, frames, steps, run / "autoencoder.safetensors")
-    header = {"format": FORMAT, "channels": config.channels, "width": config.autoencoder_width}
-    save_tensors(Path(result.path), model.state_dict(), {**header, "psnr": result.psnr, **settings})
-    write_json(run / "autoencoder.json", asdict(result))
-    return result
 
 
 @torch.inference_mode()

@@ -39,7 +39,7 @@ from gwm.pipelines.team import Team, join_team
 from gwm.pipelines.workers import Workers, in_this_process, one_thread
 from gwm.shards import ShardError
 from gwm.shards.files import make_folder, remove_temporaries, sha256_of
-from gwm.shards.index import open_dataset
+from gwm.shards.index import Dataset, open_dataset
 from gwm.shards.lock import locked
 
 FEATURES_FILE = "features.parquet"
@@ -94,69 +94,66 @@ def evaluate(wanted: Wanted, out: Path, device: str = "auto", workers: Workers |
 
 def prepare(wanted: Wanted, out: Path, device: torch.device) -> tuple[Plan, list[Clip], dict[str, Any]]:
     """The plan, its clips, and what the result says of them. Raises whatever speaks against it."""
-    path = checkpoint_path(wanted.checkpoint)
-    header = load_header(path, CHECKPOINT_FORMAT)
+    header, name = (
+        load_header(checkpoint_path(wanted.checkpoint), CHECKPOINT_FORMAT),
+        checkpoint_name(wanted.checkpoint),
+    )
     config, training = read_config(header), read_training(header)
     protocol = choose_protocol(wanted.dataset, wanted.protocol, config.views)
-    zero_shot = wanted.zero_shot or protocol.zero_shot
-    check_model(protocol, config, training, checkpoint_name(wanted.checkpoint), zero_shot)
-    dataset = open_dataset(wanted.data)
-    clips = list_clips(protocol, dataset)
-    found = len(clips)
-    if wanted.limit is not None:
-        if wanted.limit < 2:
-            raise ConfigError(f"--limit {wanted.limit}: at least 2 clips are needed for a score")
-        clips = [clips[i] for i in spread_evenly(len(clips), wanted.limit)]
+    check_model(protocol, config, training, name, wanted.zero_shot or protocol.zero_shot)
+    if wanted.actions and not config.actions:
+        raise ConfigError(f"--actions: {name} has not learned any action (stage 2 does); leave it out")
     sampling = wanted.sampling
     settings = RolloutSettings(
         protocol.frames, sampling.steps, sampling.guidance, protocol.condition_frames, wanted.seed, sampling.solver,
         sampling.guidance_range, sampling.guidance_every,
     )  # fmt: skip
     settings.check(training.frames)
-    if wanted.actions and not config.actions:
-        raise ConfigError(
-            f"--actions: {checkpoint_name(wanted.checkpoint)} has not learned any action (stage 2 does); leave it out"
-        )
+    dataset = open_dataset(wanted.data)
+    every = list_clips(protocol, dataset)
+    if wanted.limit is None:
+        clips, warnings = every, _short(protocol, len(every))
+    elif wanted.limit < 2:
+        raise ConfigError(f"--limit {wanted.limit}: at least 2 clips are needed for a score")
+    else:
+        clips, warnings = [every[i] for i in spread_evenly(len(every), wanted.limit)], []
     actions = config.actions and (protocol.actions if wanted.actions is None else wanted.actions)
-    features = wanted.features.settled()
     plan = Plan(
-        wanted.checkpoint,
-        wanted.data,
-        protocol,
-        actions,
-        settings,
-        features,
-        str(device),
-        out,
-        wanted.keep_videos,
-        wanted.inverse_dynamics,
-    )
-    warnings = [] if wanted.limit else _short(protocol, found)
+        wanted.checkpoint, wanted.data, protocol, actions, settings, wanted.features.settled(), str(device), out,
+        wanted.keep_videos, wanted.inverse_dynamics,
+    )  # fmt: skip
+    return plan, clips, _record(wanted, plan, clips, training, dataset, warnings)
+
+
+def _record(
+    wanted: Wanted, plan: Plan, clips: list[Clip], training: Training, dataset: Dataset, warnings: list[str]
+) -> dict[str, Any]:
+    """What is known of a result before there is one."""
+    protocol = plan.protocol
     reader = None if wanted.inverse_dynamics is None else describe_inverse_dynamics(wanted.inverse_dynamics)
     if reader is not None:
-        warnings += _strange(reader["training"]["data"], dataset.source)
-    record = {
+        warnings = warnings + _strange(reader["training"]["data"], dataset.source)
+    return {
         "protocol": asdict(protocol),
-        "zero_shot": zero_shot,
+        "zero_shot": wanted.zero_shot or protocol.zero_shot,
         "partial": len(clips) < protocol.clips,
         "limit": wanted.limit,
-        "actions": actions,
+        "actions": plan.actions,
         "checkpoint": {
-            "name": checkpoint_name(wanted.checkpoint), "sha256": sha256_of(path), "variant": training.variant,
-            "preset": training.preset, "training_data": list(training.data),
+            "name": checkpoint_name(wanted.checkpoint), "sha256": sha256_of(checkpoint_path(wanted.checkpoint)),
+            "variant": training.variant, "preset": training.preset, "training_data": list(training.data),
         },
         "data": {
             "path": str(wanted.data), "source": dataset.source, "index_sha256": dataset.index["sha256"],
             "clip_list_sha256": clip_list_sha256(protocol, clips), "clips": len(clips),
         },
-        "sampling": {**asdict(sampling), "seed": wanted.seed},
-        "features": asdict(features.load(str(device)).names),
+        "sampling": {**asdict(wanted.sampling), "seed": wanted.seed},
+        "features": asdict(plan.features.load(plan.device).names),
         "inverse_dynamics": reader,
         "size": list(training.size),
         "keep_videos": wanted.keep_videos,
         "warnings": warnings,
     }  # fmt: skip
-    return plan, clips, record
 
 
 def check_model(protocol: Protocol, config: ModelConfig, training: Training, name: str, zero_shot: bool) -> None:

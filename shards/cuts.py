@@ -6,6 +6,7 @@ The detector is handed in, since a good one is a network and this layer knows no
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import cv2
@@ -30,6 +31,17 @@ class FindCuts(Protocol):
 
     def __call__(self, thumbnails: Images) -> npt.NDArray[np.bool_]:
         """(N,) True at the first frame after a cut, for consecutive RGB thumbnails (N, 27, 48, 3)."""
+
+
+@dataclass(frozen=True)
+class NoCuts:
+    """A `FindCuts` for footage that has none."""
+
+    name: str = "none"
+
+    def __call__(self, thumbnails: Images) -> npt.NDArray[np.bool_]:
+        """(N,) False."""
+        return np.zeros(len(thumbnails), bool)
 
 
 def thumbnail(image: Images) -> Images:

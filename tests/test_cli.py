@@ -1,6 +1,8 @@
 """The command line: results as JSON, and one clear message for each mistake."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import diffusers
@@ -8,6 +10,7 @@ import pytest
 import torch
 from conftest import SIZE, TINY
 from safetensors.torch import load_file
+from toy_video import plain, regular, write
 from typer.testing import CliRunner
 
 from gwm.cli.main import app
@@ -89,6 +92,17 @@ def test_weights_go_in_and_out(tmp_path, monkeypatch):
     assert "no folder at nowhere" in refused("weights", "import", "nowhere", "-o", "new")
     assert "no checkpoint at" in refused("weights", "export", "nowhere", "-o", "new")
     assert not Path("new").exists()
+
+
+def test_footage_without_cuts_is_not_searched_for_any(tmp_path):
+    """In a process of its own: PyTorch is not loaded."""
+    write(tmp_path / "a.mp4", regular(10, 60), pictures=[plain(40)] * 30 + [plain(200)] * 30)
+    command = ["preprocess", "video", str(tmp_path / "a.mp4"), "-o", "shards", "--no-cuts", "--workers", "1", "--json"]
+    call = f"import sys; from gwm.cli.main import app; app({command}, standalone_mode=False)"
+    script = f"{call}; assert 'torch' not in sys.modules"
+    made = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert json.loads(made.stdout)["samples"] == 1
+    assert "cuts none instead of transnetv2" in refused("preprocess", "video", tmp_path / "a.mp4", "-o", "shards")
 
 
 def test_mistakes_have_one_message_and_leave_nothing(checkpoint, tiny_shards, tmp_path):
