@@ -43,8 +43,8 @@ class Sampling:
             raise ConfigError(f"guidance every {self.guidance_every} steps: must be at least 1")
         if self.guidance_every > 1 and self.guidance == 1:
             raise ConfigError("guidance every few steps has no effect where the guidance scale is 1; leave it out")
-        if not math.isfinite(self.guidance):
-            raise ConfigError(f"guidance {self.guidance} must be a finite number")
+        if not (math.isfinite(self.guidance) and self.guidance >= 0):
+            raise ConfigError(f"guidance {self.guidance} must be a finite number of at least 0; 1 is none")
         low, high = self.guidance_range
         if not 0 <= low <= high <= 1:
             raise ConfigError(f"guidance range {low:g} to {high:g} must be a range of τ within [0, 1]")

@@ -66,7 +66,7 @@ def _columns(path: Path) -> Mapping[str, Floats]:
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} holds no actions ({type(error).__name__}: {error}); {WANTED}") from error
     if tuple(columns) not in KINDS:
-        raise ConfigError(f"{path} holds no actions: its columns are {', '.join(columns) or 'none of these'}; {WANTED}")
+        raise ConfigError(f"{path} holds no actions: its columns are {', '.join(map(str, table)) or 'none'}; {WANTED}")
     return columns
 
 

@@ -76,16 +76,18 @@ def make_motion(actions: str, frames: int, start: Motion) -> Motion:
 
 
 def held(motion: Motion, frames: int) -> Motion:
-    """A motion of at least `frames` frames: where it ends sooner, speed and steering stay."""
-    if motion.speed is None or motion.steering is None or len(motion.speed) >= frames:
+    """A motion of at least `frames` frames: where it ends sooner, speed and steering stay, what there is of them."""
+    known = [len(values) for values in (motion.speed, motion.steering) if values is not None]
+    if not known or 0 in known or min(known) >= frames:
         return motion
     speed, steering = _hold(motion.speed, frames), _hold(motion.steering, frames)
-    return Motion(integrate(speed, steering), speed, steering)
+    pose = None if speed is None or steering is None else integrate(speed, steering)
+    return Motion(pose, speed, steering)
 
 
-def _hold(values: Floats, frames: int) -> Floats:
+def _hold(values: Floats | None, frames: int) -> Floats | None:
     """The last value repeated up to `frames`."""
-    return values[np.minimum(np.arange(max(frames, len(values))), len(values) - 1)]
+    return None if values is None else values[np.minimum(np.arange(max(frames, len(values))), len(values) - 1)]
 
 
 def _choice() -> str:

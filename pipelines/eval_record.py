@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gwm import __version__
 from gwm.core import ConfigError
+from gwm.pipelines.differences import differences
 from gwm.shards.files import write_json
 
 if TYPE_CHECKING:  # the report reads results without what makes them
@@ -35,9 +36,9 @@ def begin(out: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
         old = dict(json.loads(file.read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{file} is damaged ({error}); choose another folder with -o") from error
-    changed = sorted(name for name in wanted | old if wanted.get(name) != old.get(name))
+    changed = differences(old, wanted)
     if changed:
-        raise ConfigError(f"{out} holds another evaluation ({', '.join(changed)} differ); choose another -o")
+        raise ConfigError(f"{out} holds another evaluation: {changed}; choose another folder with -o")
     return read_result(out / RESULT_FILE) if (out / RESULT_FILE).exists() else None
 
 

@@ -111,6 +111,11 @@ def prepare(wanted: Wanted, out: Path, device: torch.device) -> tuple[Plan, list
     settings.check(training.frames)
     dataset = open_dataset(wanted.data)
     every = list_clips(protocol, dataset)
+    if len(every) < 2:
+        raise ConfigError(
+            f"{wanted.data} gives {len(every)} clip of protocol {protocol.name}, at least 2 are needed for a score: "
+            "add scenes of its split"
+        )
     if wanted.limit is None:
         clips, warnings = every, _short(protocol, len(every))
     elif wanted.limit < 2:

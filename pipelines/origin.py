@@ -79,22 +79,26 @@ def student_recipe(given: Path, steps: int, steps_scale: float, seed: int) -> Re
 
 
 def sized_like(given: Path, recipe: Recipe) -> Recipe:
-    """The recipe for a network of the sizes that a checkpoint, or the folder of one, has; its stages stay.
+    """The recipe for a model of the sizes that a checkpoint, or the folder of one, has; its stages stay.
 
-    Only the file's header is read. Raises WeightsError; ConfigError for a checkpoint of another preset.
+    These are the sizes of network and frames; the views that it has learned keep their places. Only the file's header
+    is read. Raises WeightsError; ConfigError for a checkpoint of another preset.
     """
     path = checkpoint_path(given)
     header = load_header(path, FORMAT)
-    preset = read_training(header).preset
-    if preset != recipe.preset:
-        raise ConfigError(f"--from {path} is a model of --preset {preset}, not {recipe.preset}: name that preset")
-    return replace(recipe, model=read_config(header))
+    training = read_training(header)
+    if training.preset != recipe.preset:
+        raise ConfigError(
+            f"--from {path} is a model of --preset {training.preset}, not {recipe.preset}: name that preset"
+        )
+    views = tuple(dict.fromkeys((*training.views, *recipe.view_names)))
+    return replace(recipe, model=read_config(header), size=training.size, view_names=views)
 
 
 def _refuse_student(name: str, training: Training) -> None:
     if training.is_student:
         raise ConfigError(
-            f"--from {name} is already a student, of {training.sampling_steps} sampling steps: name the checkpoint "
+            f"--from {name} is a student, of {training.sampling_steps} sampling steps: name the checkpoint "
             "that it was distilled from"
         )
 
@@ -103,8 +107,8 @@ def begin(recipe: Recipe, origin: Origin | None) -> Recipe:
     """The recipe for a run from `origin`: without an autoencoder where that has none.
 
     What the first stage's model has beyond it starts zero-gated, as at a change of stage; a student has nothing beyond
-    its teacher. ConfigError where the weights do not fit the first stage, for a model of SD3's size without any, and
-    for a student without a teacher or with another student as one.
+    its teacher. ConfigError where the weights do not fit the first stage, for a model of SD3's size without any, for a
+    student without a teacher, and for anything that begins with a student.
     """
     distils = recipe.stages[0].student_steps is not None
     if origin is None:
@@ -116,8 +120,7 @@ def begin(recipe: Recipe, origin: Origin | None) -> Recipe:
                 "gwm weights import, and name it with --from"
             )
         return recipe
-    if distils:
-        _refuse_student(origin.name, origin.training)
+    _refuse_student(origin.name, origin.training)
     own, given = recipe.model, origin.config
     if (own.encoders == "nano") != (given.encoders == "nano"):
         raise ConfigError(f"--from {origin.name} is no model of --preset {recipe.preset}; name one that is")

@@ -182,15 +182,20 @@ def make_scene(
     """Read the start and the actions; see `rollout`. What is changed about them is said."""
     settings.check(checkpoint.training.frames)
     config, name, own = checkpoint.model.config, checkpoint.name, checkpoint.training
-    if own.is_student and (settings.steps, settings.guidance) != (own.sampling_steps, own.guidance):
-        taught = f"{own.sampling_steps} steps and guidance {own.guidance:g}"
-        _say(f"{name} is a student of {taught}: {settings.steps} and {settings.guidance:g} are not what it has learned")
+    taught, asked = (
+        f"{s.steps} steps of {s.solver} and guidance {s.guidance:g}"
+        for s in (Sampling(own.sampling_steps, own.guidance), settings)
+    )
+    if own.is_student and asked != taught:
+        _say(f"{name} is a student of {taught}: {asked} are not what it has learned")
     _, _ = checkpoint.model.codec, checkpoint.model.encode_text([""])  # ConfigError where it holds none
     if actions is not None and not config.actions:
         raise ConfigError(f"--actions {actions}: {name} has not learned any action (stage 2 does)")
     if views is not None and not 1 <= views <= config.views:
         known = "one view" if config.views == 1 else f"{config.views} views"
-        raise ConfigError(f"--views {views}: {name} has learned {known}; give no more, or another checkpoint (mview)")
+        raise ConfigError(
+            f"--views {views}: {name} has learned {known}; give 1 to {config.views}, or a checkpoint of mview"
+        )
     names = (checkpoint.training.views or RIG)[: views or config.views]
     start = load_start(source, checkpoint.training.size, settings.condition_frames, names, key)
     shown = len(start.views)
@@ -203,8 +208,9 @@ def make_scene(
         _say(f"{name} has learned {config.views} views, {start.name} shows {shown}: so does the rollout")
     reach = settings.frames + MOTION_AHEAD
     motion = start.motion if actions is None else make_motion(actions, reach, start.motion)
-    if motion.speed is not None and motion.steering is not None and len(motion.speed) < settings.frames:
-        lasts = f"the actions end after {len(motion.speed) / FRAME_RATE:.1f} of {settings.frames / FRAME_RATE:.1f} s"
+    told = min((len(x) for x in (motion.speed, motion.steering) if x is not None), default=0)
+    if 0 < told < settings.frames:
+        lasts = f"the actions end after {told / FRAME_RATE:.1f} of {settings.frames / FRAME_RATE:.1f} s"
         _say(f"{lasts}: the last speed and steering are held")
     given = actions or ("source" if config.actions and motion.speed is not None else "none")
     return Scene(start, held(motion, reach), given, start.text if prompt is None else prompt)
@@ -242,21 +248,22 @@ def rollouts(
     if read_record(out) is not None:
         raise ConfigError(f"{out} holds a single rollout; choose another folder for samples with -o")
     return [
-        roll_out(checkpoint, out / SAMPLE.format(i), replace(settings, seed=settings.seed + i), scene, outputs)
+        roll_out(checkpoint, out / SAMPLE.format(i), replace(settings, seed=settings.seed + i), scene, outputs, out)
         for i in range(samples)
     ]
 
 
 @torch.inference_mode()
 def roll_out(
-    checkpoint: Checkpoint, out: Path, settings: RolloutSettings, scene: Scene, outputs: Outputs
-) -> RolloutResult:
-    """Draw one rollout of a scene, or the rest of it; see `rollout`."""
+    checkpoint: Checkpoint, out: Path, settings: RolloutSettings, scene: Scene, outputs: Outputs,
+    named: Path | None = None,
+) -> RolloutResult:  # fmt: skip
+    """Draw one rollout of a scene, or the rest of it; see `rollout`. named: the folder of the command, if not `out`."""
     record = _record(checkpoint, settings, scene, outputs)
     old = read_record(out)
     if old is not None:
         check_same(out, old, asdict(record))
-        if old["finished"]:
+        if old["finished"] and all((out / name).exists() for name in old["files"]):
             _say(f"{out} holds this rollout already")
             forget(out)
             return replace(record, **{name: old[name] for name in PROGRESS} | {"files": tuple(old["files"])})
@@ -283,7 +290,8 @@ def roll_out(
         except (GwmError, OSError, KeyboardInterrupt):
             with suppress(ShardError):  # the first failure is what the user should read
                 write_record(folder, asdict(_progress(record, gallery, pace)))
-            _say(f"stopped after {gallery.done} of {settings.frames} frames; the same command with -o {out} goes on")
+            stopped = f"stopped after {gallery.done} of {settings.frames} frames"
+            _say(f"{stopped}; the same command with -o {named or out} goes on")
             raise
         record = replace(_progress(record, gallery, pace), finished=True)
         write_record(folder, asdict(record))

@@ -16,6 +16,7 @@ from torch import Tensor
 from gwm.core import ConfigError, WeightsError
 from gwm.core.world_model import WorldModel
 from gwm.pipelines.checkpoint import load_tensors, save_tensors
+from gwm.pipelines.differences import differences
 from gwm.pipelines.progress import console
 from gwm.pipelines.video_out import refusal
 from gwm.shards import ShardError
@@ -25,6 +26,7 @@ from gwm.shards.lock import locked
 RECORD_FILE = "rollout.json"
 STATE = "unfinished"  # the folder of the windows
 FORMAT = "gwm-rollout-window"
+CONTENT = {"checkpoint": "weights_crc32c", "start": "start_crc32c"}  # what is named, and what it holds
 PROGRESS = ("finished", "frames", "seconds_per_frame", "files")  # of a record; all else says which rollout it is
 
 
@@ -91,26 +93,13 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
 
 def check_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """ConfigError where `folder` holds the record `old` of another rollout than `new`, with what differs."""
-    there, here = (_flat({k: v for k, v in record.items() if k not in PROGRESS}) for record in (old, new))
-    differing = [name for name in {**there, **here} if there.get(name) != here.get(name)]
-    if differing:
-        said = ", ".join(
-            f"{name} ({_short(there.get(name))} there, {_short(here.get(name))} here)" for name in differing
-        )
-        raise ConfigError(f"{folder} holds another rollout: {said}; choose another folder with -o")
-
-
-def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON values by name; those of a mapping under their own names."""
-    flat: dict[str, Any] = {}
-    for name, value in json.loads(json.dumps(record)).items():
-        flat |= value if isinstance(value, dict) else {name: value}
-    return flat
-
-
-def _short(value: Any) -> str:
-    text = "none" if value is None else str(value)
-    return text if len(text) <= 60 else f"{text[:20]}…{text[-38:]}"
+    there, here = ({k: v for k, v in record.items() if k not in PROGRESS} for record in (old, new))
+    for name, content in CONTENT.items():
+        if there.get(content) == here.get(content):  # the same under another name
+            there[name] = here.get(name)
+    changed = differences(there, here)
+    if changed:
+        raise ConfigError(f"{folder} holds another rollout: {changed}; choose another folder with -o")
 
 
 def checksum(model: WorldModel) -> str:

@@ -128,7 +128,7 @@ def run_stage(
     before, first, saved = sum(s.steps for s in recipe.stages[:index]), step, time.monotonic()
     meter, clock = LossMeter(max(stage.frames), device), Clock()
     title, damage = f"stage {stage.name}", feed.library.damage
-    replaced = damage.windows
+    replaced, norm = damage.windows, math.nan  # of the last step that was applied
     (stopped,) = team.any(bool(signals))
     with (
         drawing(recipe, feed.order, step, team) as drawn,
@@ -144,6 +144,7 @@ def run_stage(
             # one training step
             done = learn(learner, recipe, stage, batch, chance, team)
             if math.isfinite(done.norm):
+                norm = done.norm
                 optimizer.step()
                 update_ema(learner.ema, trainable(model), ema_decay(before + step, recipe.ema))
                 for errors, draw in done.seen:
@@ -157,7 +158,7 @@ def run_stage(
                 count = torch.tensor(float(damage.windows - replaced), device=device)
                 team.add([*meter.sums.values(), count])
                 replaced = damage.windows
-                line = _measured(stage, step, before, meter, clock, done.norm, optimizer, device, int(count))
+                line = _measured(stage, step, before, meter, clock, norm, optimizer, device, int(count))
                 if watch is not None:
                     watch.log(line)
                 ticker.note = f"loss {line.loss:.4f}"
@@ -245,10 +246,11 @@ def _train_together(
     learner = make_learner(recipe, index, place, None, team.spread, origin, compiled)
     if codec.network is not None:
         learner.model.codec.load_state_dict(codec.network.state_dict())
+    position = 0 if state is None else int(state[1]["position"])
     if state is not None:
         restore_state(state[0], learner.model, learner.optimizer, learner.ema, str(out))
         learner.skipped = int(state[1].get("skipped", 0))
-    position = 0 if state is None else int(state[1]["position"])
+        del state  # as large as the model and its moments
     last = math.inf if stop_after is None else stop_after
     with stop_on_signal() as signals, _watching(run, library, found, position, showing, team.spread) as watch:
         while True:

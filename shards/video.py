@@ -23,6 +23,7 @@ from gwm.shards.storage import AnyPath, is_local
 
 STEP = 1 / Fraction(FRAME_RATE)  # s between output frames
 TOLERANCE = Fraction(1, 2000)  # s that a frame may come late: containers round timestamps to 1 ms
+FULL_CHROMA = Interpolation.FULL_CHR_H_INT  # otherwise swscale makes an RGB that is darker by 2 levels
 MAX_HOLD = 1  # s that a frame is shown at most; a longer one hides a loss and would teach a model to stand still
 MAX_MISSING = 0.5  # s by which a file may end early: stated durations include rounding and the end of the sound
 
@@ -118,6 +119,8 @@ def read_frames(
 def _opened(path: AnyPath) -> Iterator[tuple[InputContainer, VideoStream]]:
     if not path.is_file():
         raise SourceError(f"there is no video file {path}")
+    if path.suffix == ".tar":  # FFmpeg would show the JPEGs in it, of all cameras and scenes, as one video
+        raise SourceError(f"{path} is an archive, no video; of shards give the folder, {path.parent}")
     with ExitStack() as files:
         try:
             file: Any = str(path) if is_local(path) else files.enter_context(path.open("rb"))
@@ -237,14 +240,16 @@ def _fitted(frame: av.VideoFrame, stream: VideoStream, size: Size, how: str, sca
     upright = not frame.rotation and (stream.sample_aspect_ratio or 1) == 1
     shrinks = size[0] < source[0] and size[1] < source[1]
     if upright and shrinks and placement(source, size, how) == ((0, 0, *source), (0, 0, *size)):
-        small = scaler.reformat(frame, *size, format="rgb24", interpolation=Interpolation.AREA)
+        small = scaler.reformat(frame, *size, format="rgb24", interpolation=Interpolation.AREA | FULL_CHROMA)
         return np.asarray(small.to_ndarray(), np.uint8)
     return fit(_upright(frame, stream), size, how)
 
 
 def _upright(frame: av.VideoFrame, stream: VideoStream) -> Images:
     """(H, W, 3) RGB as a player shows it: square pixels, turned as the display matrix says."""
-    image = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+    deep = frame.format.components[0].bits > 8  # of 8 bits, at full size, another converter makes it, without that flaw
+    flags = Interpolation.BILINEAR | FULL_CHROMA if deep else None
+    image = np.asarray(frame.reformat(format="rgb24", interpolation=flags).to_ndarray(), np.uint8)
     shape = stream.sample_aspect_ratio
     if shape and shape != 1:
         image = np.asarray(cv2.resize(image, (round(image.shape[1] * shape), image.shape[0])), np.uint8)

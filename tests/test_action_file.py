@@ -73,7 +73,7 @@ def test_a_position_at_time_0_is_the_origin_or_an_error(tmp_path):
         ("speed\n1\n", "its columns are speed; wanted are the columns speed"),
         ("x,y\n1,2\n", "its columns are x, y; wanted"),
         ("time,x,y,speed,steering\n1,2,3,4,5\n", "its columns are time, x, y, speed, steering; wanted"),
-        ("a,b\n1,2\n", "its columns are none of these"),
+        ("a,b\n1,2\n", "its columns are a, b; wanted"),
         ("speed,steering\n1,nan\n", "finite"),
         ("time,x,y\n1,inf,0\n", "finite"),
         ("speed,steering\n", "holds no actions"),

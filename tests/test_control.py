@@ -74,6 +74,13 @@ def test_a_script_is_its_parts_one_after_the_other():
     assert np.array_equal(alone.steering, manoeuvre("turn-right", 30, 8.0).steering)
 
 
+def test_what_there_is_of_speed_and_steering_is_held():
+    """Waymo tells no steering: the model once went on without any action where the source ended."""
+    motion = held(Motion(np.zeros((5, 4, 4)), np.arange(5.0)), 30)
+    assert motion.speed.tolist() == [0, 1, 2, 3] + [4] * 26
+    assert (motion.pose, motion.steering) == (None, None)
+
+
 def test_a_script_that_ends_is_held():
     motion = make_motion("accelerate:1s", 100, Motion(speed=np.full(5, 6.0)))
     assert motion.speed[-1] == pytest.approx(7.5)

@@ -80,7 +80,8 @@ def test_one_step_without_guidance_is_the_teachers_velocity(tiny_model):
     draw, z = draws(), torch.randn(SHAPE)
     told, untold = conditions(tiny_model, ["a road"] * 6), conditions(tiny_model, [""] * 6)
     target = chord(guided(tiny_model.dit, told, untold), z, draw.tau, draw.following, 1.0, steps=1)
-    assert torch.equal(target, tiny_model.dit(z, draw.tau, *told))
+    with torch.no_grad():  # whose GELU rounds otherwise
+        assert torch.equal(target, tiny_model.dit(z, draw.tau, *told))
     assert not target.requires_grad
 
 
@@ -359,8 +360,9 @@ def test_what_can_be_no_teacher_is_refused(teacher, tiny_model, tiny_shards, tmp
     for call in (
         lambda: student_recipe(student, 4, 1.0, 0),
         lambda: train(tiny_shards, tmp_path / "run", recipe(), None, "cpu", start=student),
+        lambda: train(tiny_shards, tmp_path / "run", tiny_recipe(1), None, "cpu", start=student),
     ):
-        with pytest.raises(ConfigError, match=r"student\.safetensors is already a student, of 2 sampling steps"):
+        with pytest.raises(ConfigError, match=r"student\.safetensors is a student, of 2 sampling steps"):
             call()
     with pytest.raises(ConfigError, match="name its checkpoint with --from"):
         train(tiny_shards, tmp_path / "run", recipe(), None, "cpu")

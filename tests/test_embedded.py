@@ -80,12 +80,15 @@ def test_the_autoencoder_keeps_the_start_clip(tmp_path):
     assert 10 * np.log10(255**2 / error) > 27  # dB
 
 
-@pytest.mark.parametrize(("options", "said"), [((), False), (("--steps", "2"), True), (("--guidance", "2"), True)])
-def test_a_student_drawn_in_other_steps_or_with_guidance_is_said(tmp_path, options, said):
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [((), False), (("--steps", "2"), True), (("--guidance", "2"), True), (("--solver", "ab2"), True)],
+)
+def test_a_student_drawn_in_another_way_than_its_own_is_said(tmp_path, options, said):
     arguments = ["rollout", "--checkpoint", "nano-student", "--frames", "4", "-o", str(tmp_path / "out"), *options]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert ("is a student of 4 steps and guidance 1" in result.output) == said
+    assert ("is a student of 4 steps of euler and guidance 1" in result.output) == said
 
 
 @pytest.mark.parametrize("name", ["nano-long", "nano-student"])

@@ -18,8 +18,8 @@ from gwm.core.sd3_autoencoder import SD3Autoencoder
 from gwm.core.world_model import WorldModel
 from gwm.pipelines.checkpoint import Training, load_checkpoint, load_tensors, save_checkpoint
 from gwm.pipelines.datasets import Reading
-from gwm.pipelines.origin import begin, read_origin
-from gwm.pipelines.recipe import Stage
+from gwm.pipelines.origin import begin, read_origin, sized_like
+from gwm.pipelines.recipe import RIG, Stage, make_recipe
 from gwm.pipelines.run import make_learner
 from gwm.pipelines.train import train
 
@@ -39,6 +39,16 @@ def file(tmp_path) -> Path:
 @pytest.fixture
 def data(tmp_path) -> Path:
     return dataset(tmp_path / "data")
+
+
+def test_a_stage_alone_keeps_frame_size_and_views_of_its_start(tiny_model, tmp_path):
+    path = tmp_path / "m.safetensors"
+    views = ("front_left", "front", "front_right")
+    save_checkpoint(path, TINY, tiny_model.state_dict(), Training((64, 32), 6, views=views))
+    recipe = sized_like(path, make_recipe("mview", "nano", 1.0, 0))
+    assert recipe.size == (64, 32)
+    assert recipe.view_names[:3] == views
+    assert sorted(recipe.view_names) == sorted(RIG)
 
 
 def test_a_stage_starts_from_the_weights_of_a_run(data, file, tmp_path):

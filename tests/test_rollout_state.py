@@ -3,12 +3,8 @@
 import json
 import os
 import resource
-import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -155,6 +151,29 @@ def test_a_finished_rollout_is_not_drawn_again(checkpoint, tiny_shards, whole, m
     assert "holds this rollout already" in capsys.readouterr().err
 
 
+def test_a_finished_rollout_that_lost_a_file_is_drawn_again(checkpoint, tiny_shards, whole, monkeypatch):
+    before = pictures(whole)
+    (whole / "rollout.mp4").unlink()
+    rollout(checkpoint, whole, SETTINGS, tiny_shards, outputs=SAVED)
+    assert (whole / "rollout.mp4").exists()
+    assert pictures(whole) == before
+
+
+def test_the_same_source_by_another_path_is_the_same_rollout(checkpoint, tiny_shards, whole, monkeypatch):
+    drawn = drawing(monkeypatch)
+    (whole / "again").symlink_to(tiny_shards)
+    rollout(checkpoint, whole, SETTINGS, whole / "again", outputs=SAVED)
+    assert drawn == []
+
+
+def test_a_stopped_sample_names_the_folder_of_the_command(checkpoint, tiny_shards, tmp_path, monkeypatch, capsys):
+    drawing(monkeypatch, 1, lambda: os.kill(os.getpid(), signal.SIGINT))
+    scene = make_scene(checkpoint, SETTINGS, tiny_shards)
+    with pytest.raises(KeyboardInterrupt):
+        rollouts(checkpoint, tmp_path / "two", SETTINGS, scene, 2, Outputs())
+    assert f"with -o {tmp_path / 'two'} goes on" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("finished", [True, False])
 def test_another_rollout_is_refused_with_the_difference(checkpoint, tiny_shards, tmp_path, monkeypatch, finished):
     out = tmp_path / "out"
@@ -170,13 +189,13 @@ def test_another_rollout_is_refused_with_the_difference(checkpoint, tiny_shards,
         with pytest.raises(ConfigError, match=f"holds another rollout: {message}.*another folder with -o"):
             rollout(model, out, settings, tiny_shards, **more)
 
-    refused(r"steps \(2 there, 3 here\)", settings=replace(SETTINGS, steps=3))
-    refused(r"frames \(20 there, 30 here\)", settings=replace(SETTINGS, frames=30))
-    refused(r"seed \(0 there, 1 here\)", settings=replace(SETTINGS, seed=1))
+    refused(r"settings\.steps \(2 there, 3 here\)", settings=replace(SETTINGS, steps=3))
+    refused(r"settings\.frames \(20 there, 30 here\)", settings=replace(SETTINGS, frames=30))
+    refused(r"settings\.seed \(0 there, 1 here\)", settings=replace(SETTINGS, seed=1))
     refused(r"actions \(source there, stop here\), speed", actions="stop")
     refused(r"text \(day road there, night here\)", prompt="night")
     refused(r"start .*tiny-004 there, .*tiny-000 here\), start_crc32c", key="tiny-000")
-    refused(r"gif \(False there, True here\)", outputs=Outputs(gif=True))
+    refused(r"outputs\.gif \(False there, True here\)", outputs=Outputs(gif=True))
     other = Checkpoint(WorldModel(TINY), checkpoint.training, "tiny")
     refused("weights_crc32c", other)
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
@@ -360,37 +379,3 @@ def test_the_command_line(tiny_model, tiny_shards, tmp_path):
         assert message in refused.stderr
         assert refused.stderr.count("error:") == 1
     assert not (tmp_path / "new").exists()
-
-
-CHILD = """
-import resource, sys
-from pathlib import Path
-import torch
-from conftest import SIZE, TINY
-from gwm.core.world_model import WorldModel
-from gwm.pipelines.checkpoint import Checkpoint, Training
-from gwm.pipelines.rollout import RolloutSettings, rollout
-from gwm.pipelines.rollout_out import Outputs
-video, out, frames = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-model = WorldModel(TINY).eval().requires_grad_(False)
-checkpoint = Checkpoint(model, Training(SIZE, 25, preset="tiny"), "tiny")
-outputs = Outputs(gif=True, overlay=True)
-result = rollout(checkpoint, out, RolloutSettings(frames, 1, 1.0), video, "keep", outputs=outputs)
-assert result.frames == frames
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
-
-
-@pytest.mark.slow
-def test_memory_does_not_grow_with_the_rollout(tmp_path):
-    """Peaks of two processes; the source, too, is longer than either. Minutes: 2 200 frames in three encodings."""
-    image = np.random.default_rng(0).integers(0, 255, (32, 64, 3), dtype=np.uint8)
-    write_video(tmp_path / "long.mp4", (np.roll(image, i, axis=1) for i in range(2100)))
-    peaks = []
-    for frames in (200, 2000):
-        command = [sys.executable, "-c", CHILD, tmp_path / "long.mp4", tmp_path / str(frames), str(frames)]
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-        peaks.append(int(done.stdout))
-        shutil.rmtree(tmp_path / str(frames))
-    assert peaks[1] < 1.05 * peaks[0], peaks

@@ -130,6 +130,8 @@ def test_schedule_runs_from_1_to_0():
         Sampling(guidance_range=(0.5, 1.5))
     with pytest.raises(ConfigError, match="no effect where the guidance scale is 1"):
         Sampling(guidance=1.0, guidance_every=2)
+    with pytest.raises(ConfigError, match=r"guidance -1.* at least 0"):
+        Sampling(guidance=-1)
     with pytest.raises(ConfigError, match="guidance every 0 steps"):
         Sampling(guidance_every=0)
     with pytest.raises(ConfigError, match="solver knows euler, ab2, not 'heun'"):

@@ -275,8 +275,8 @@ def diverging(steps):
 
 @pytest.mark.parametrize("stop", [None, 3])
 def test_so_many_diverged_steps_are_left_out(tiny_shards, autoencoder, tmp_path, monkeypatch, stop):
-    """Two of them, also with a stop in between; the third is one too many."""
-    monkeypatch.setattr("gwm.pipelines.train.training_errors", diverging({2, 4, 8}))
+    """Two of them, one just before a line of the log, also with a stop in between; the third is one too many."""
+    monkeypatch.setattr("gwm.pipelines.train.training_errors", diverging({3, 4, 8}))
     recipe = tiny_recipe(3)
     for last in (stop, 7):
         train(tiny_shards, tmp_path, recipe, autoencoder, "cpu", last or 1, skip_nonfinite=2)

@@ -143,5 +143,5 @@ def test_an_evaluation_with_motion(tmp_path: Path, reader: Path, monkeypatch: py
     assert np.allclose(row.real_motion, estimate_motion(load_inverse_dynamics(reader)[0], window.frames[:, 0]))
     assert row.generated_motion.shape == (24, 2)
     assert not np.allclose(row.generated_motion, row.real_motion)
-    with pytest.raises(evaluate.ConfigError, match=r"holds another evaluation \(inverse_dynamics"):
+    with pytest.raises(evaluate.ConfigError, match=r"holds another evaluation: inverse_dynamics"):
         evaluate.evaluate(plain, tmp_path / "out", "cpu")
