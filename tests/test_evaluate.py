@@ -308,6 +308,9 @@ def test_what_an_evaluation_refuses(shards: Path, model: Callable[..., Path], tm
     seen = model("waymo shards sha256:00", "world towns sha256:01")
     refuse(r"zero-shot is for models that have not seen waymo, .* trained on it \(waymo shards", checkpoint=seen)
     refuse("--limit 1: at least 2", limit=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "list_clips", lambda *_: ["one"])
+        refuse("gives 1 clip of protocol waymo-zero-shot, at least 2")
     refuse("--protocol vista: waymo has zero-shot", protocol="vista")
     with pytest.raises(ConfigError, match=r"drivewm has 6 views, .* has learned 1; give a checkpoint of --variant mv"):
         evaluate.evaluate(
