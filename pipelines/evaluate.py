@@ -94,10 +94,8 @@ def evaluate(wanted: Wanted, out: Path, device: str = "auto", workers: Workers |
 
 def prepare(wanted: Wanted, out: Path, device: torch.device) -> tuple[Plan, list[Clip], dict[str, Any]]:
     """The plan, its clips, and what the result says of them. Raises whatever speaks against it."""
-    header, name = (
-        load_header(checkpoint_path(wanted.checkpoint), CHECKPOINT_FORMAT),
-        checkpoint_name(wanted.checkpoint),
-    )
+    header = load_header(checkpoint_path(wanted.checkpoint), CHECKPOINT_FORMAT)
+    name = checkpoint_name(wanted.checkpoint)
     config, training = read_config(header), read_training(header)
     protocol = choose_protocol(wanted.dataset, wanted.protocol, config.views)
     check_model(protocol, config, training, name, wanted.zero_shot or protocol.zero_shot)
