@@ -192,10 +192,8 @@ def make_scene(
     if actions is not None and not config.actions:
         raise ConfigError(f"--actions {actions}: {name} has not learned any action (stage 2 does)")
     if views is not None and not 1 <= views <= config.views:
-        known = "one view" if config.views == 1 else f"{config.views} views"
-        raise ConfigError(
-            f"--views {views}: {name} has learned {known}; give 1 to {config.views}, or a checkpoint of mview"
-        )
+        known, few = ("one view", "1") if config.views == 1 else (f"{config.views} views", f"1 to {config.views}")
+        raise ConfigError(f"--views {views}: {name} has learned {known}; give {few}, or a checkpoint of mview")
     names = (checkpoint.training.views or RIG)[: views or config.views]
     start = load_start(source, checkpoint.training.size, settings.condition_frames, names, key)
     shown = len(start.views)
