@@ -39,7 +39,7 @@ from gwm.pipelines.loader import Shape, evaluation_batches
 from gwm.pipelines.preprocess import preprocess
 from gwm.pipelines.workers import in_processes, one_thread
 from gwm.shards.clips import Cutting
-from gwm.shards.cuts import FindCuts, NoCuts
+from gwm.shards.cuts import FindCuts
 from gwm.shards.files import write_json
 from gwm.shards.images import encode_jpeg
 from gwm.shards.index import open_dataset
@@ -137,7 +137,7 @@ def videos(source: Path, folder: Path, rounds: int) -> dict[str, Any]:
     new, paths = fresh(folder), [Path(str(path)) for path in video_files(source)]
     frames = sum(1 for path in paths for _ in read_frames(path, SIZE, losses=[]))
 
-    def ours(find_cuts: FindCuts) -> None:
+    def ours(find_cuts: FindCuts | None) -> None:
         out = next(new)
         preprocess(VideoSource(source, Cutting(find_cuts, SIZE)), out)
         shutil.rmtree(out)
@@ -151,7 +151,7 @@ def videos(source: Path, folder: Path, rounds: int) -> dict[str, Any]:
             subprocess.run(command, check=True)
             shutil.rmtree(out)
 
-    work: Work = {"gwm": lambda: ours(transnet_cuts()), "gwm without cut detection": lambda: ours(NoCuts())}
+    work: Work = {"gwm": lambda: ours(transnet_cuts()), "gwm without cut detection": lambda: ours(None)}
     if shutil.which("ffmpeg"):
         work["ffmpeg"] = ffmpeg
     else:

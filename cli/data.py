@@ -202,12 +202,10 @@ def _folder(source: str | None, name: str) -> AnyPath:
     return as_path(source or data_root() / name)
 
 
-def _finder(cuts: bool) -> FindCuts:
+def _finder(cuts: bool) -> FindCuts | None:
     """TransNetV2, or nothing: then PyTorch is not loaded either."""
     if not cuts:
-        from gwm.shards.cuts import NoCuts
-
-        return NoCuts()
+        return None
     from gwm.pipelines.cuts import transnet_cuts
 
     return transnet_cuts()

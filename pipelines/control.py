@@ -75,10 +75,14 @@ def make_motion(actions: str, frames: int, start: Motion) -> Motion:
     raise ConfigError(f"--actions {actions}: neither a file nor one of {', '.join(MANOEUVRES)}; {_choice()}")
 
 
+def told_frames(motion: Motion) -> int:
+    """Of how many frames speed and steering are known, what there is of them."""
+    return min((len(values) for values in (motion.speed, motion.steering) if values is not None), default=0)
+
+
 def held(motion: Motion, frames: int) -> Motion:
     """A motion of at least `frames` frames: where it ends sooner, speed and steering stay, what there is of them."""
-    known = [len(values) for values in (motion.speed, motion.steering) if values is not None]
-    if not known or 0 in known or min(known) >= frames:
+    if not 0 < told_frames(motion) < frames:
         return motion
     speed, steering = _hold(motion.speed, frames), _hold(motion.steering, frames)
     pose = None if speed is None or steering is None else integrate(speed, steering)

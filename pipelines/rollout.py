@@ -20,7 +20,7 @@ from gwm.core.sampler import Conditions, Sampling, Solver, guided, sample
 from gwm.core.seeds import seeded_generator
 from gwm.core.world_model import WorldModel
 from gwm.pipelines.checkpoint import Checkpoint
-from gwm.pipelines.control import held, make_motion
+from gwm.pipelines.control import held, make_motion, told_frames
 from gwm.pipelines.latents import action_values
 from gwm.pipelines.progress import Ticker, console
 from gwm.pipelines.recipe import RIG
@@ -206,9 +206,8 @@ def make_scene(
         _say(f"{name} has learned {config.views} views, {start.name} shows {shown}: so does the rollout")
     reach = settings.frames + MOTION_AHEAD
     motion = start.motion if actions is None else make_motion(actions, reach, start.motion)
-    told = min((len(x) for x in (motion.speed, motion.steering) if x is not None), default=0)
-    if 0 < told < settings.frames:
-        lasts = f"the actions end after {told / FRAME_RATE:.1f} of {settings.frames / FRAME_RATE:.1f} s"
+    if 0 < told_frames(motion) < settings.frames:
+        lasts = f"the actions end after {told_frames(motion) / FRAME_RATE:.1f} of {settings.frames / FRAME_RATE:.1f} s"
         _say(f"{lasts}: the last speed and steering are held")
     given = actions or ("source" if config.actions and motion.speed is not None else "none")
     return Scene(start, held(motion, reach), given, start.text if prompt is None else prompt)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from gwm.shards import SourceError
-from gwm.shards.cuts import FindCuts, mark_cuts, thumbnail
+from gwm.shards.cuts import FindCuts, mark_cuts
 from gwm.shards.images import FITS, Size, encode_jpeg
 from gwm.shards.schema import FRAME_RATE, Images, Skipped
 from gwm.shards.storage import AnyPath
@@ -36,7 +36,7 @@ class Run:
 class Cutting:
     """How videos become runs of frames."""
 
-    find_cuts: FindCuts
+    find_cuts: FindCuts | None  # None: there are no cuts
     size: Size = (512, 288)  # width, height of the stored frames
     fit: str = "crop"  # see gwm.shards.images.fit
     frames: int = 100  # most frames of a run
@@ -56,7 +56,7 @@ class Cutting:
             "fit": self.fit,
             "frames": self.frames,
             "min_scene": self.min_scene,
-            "cuts": self.find_cuts.name,
+            "cuts": "none" if self.find_cuts is None else self.find_cuts.name,
         }
 
 
@@ -80,7 +80,7 @@ def runs(path: AnyPath, origin: str, part: Part, cutting: Cutting, losses: list[
     """
     damage: list[Skipped] = []
     seen = (
-        (Shot(round(time * FRAME_RATE), encode_jpeg(image)), thumbnail(image))
+        (Shot(round(time * FRAME_RATE), encode_jpeg(image)), image)
         for time, image in read_frames(path, cutting.size, cutting.fit, damage, *part)
     )
     yield from cut_up(seen, origin, cutting, losses)
@@ -88,7 +88,7 @@ def runs(path: AnyPath, origin: str, part: Part, cutting: Cutting, losses: list[
 
 
 def cut_up(seen: Iterable[tuple[Shot, Images]], origin: str, cutting: Cutting, losses: list[Skipped]) -> Iterator[Run]:
-    """The runs of frames given with their thumbnails; scenes too short are appended to `losses`."""
+    """The runs of frames given with their images; scenes too short are appended to `losses`."""
     least = min(cutting.min_scene, cutting.frames)
     short: list[int] = []
     began = 0

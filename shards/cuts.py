@@ -6,7 +6,6 @@ The detector is handed in, since a good one is a network and this layer knows no
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import cv2
@@ -33,35 +32,28 @@ class FindCuts(Protocol):
         """(N,) True at the first frame after a cut, for consecutive RGB thumbnails (N, 27, 48, 3)."""
 
 
-@dataclass(frozen=True)
-class NoCuts:
-    """A `FindCuts` for footage that has none."""
-
-    name: str = "none"
-
-    def __call__(self, thumbnails: Images) -> npt.NDArray[np.bool_]:
-        """(N,) False."""
-        return np.zeros(len(thumbnails), bool)
-
-
 def thumbnail(image: Images) -> Images:
     """(H, W, 3) as the (27, 48, 3) that a detector looks at; another shape is squeezed, as in TransNetV2's training."""
     return np.asarray(cv2.resize(image, THUMBNAIL, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def mark_cuts(frames: Iterable[tuple[T, Images]], find: FindCuts) -> Iterator[tuple[T, bool]]:
-    """Each frame's payload, and whether a cut lies before it, from pairs of payload and thumbnail (27, 48, 3).
+def mark_cuts(frames: Iterable[tuple[T, Images]], find: FindCuts | None) -> Iterator[tuple[T, bool]]:
+    """Each frame's payload, and whether a cut lies before it, from pairs of payload and image (H, W, 3).
 
     The detector sees overlapping windows; the video's first and last frame are repeated as context at its ends. At
-    most `WINDOW` payloads are held. The first frame is never marked.
+    most `WINDOW` payloads are held. The first frame is never marked, and without a detector none is.
     """
+    if find is None:
+        yield from ((payload, False) for payload, _ in frames)
+        return
     seen: list[Images] = []  # CONTEXT judged ones, then those that wait
     waiting: list[T] = []
     first = True
     for payload, image in frames:
+        small = thumbnail(image)
         if not seen:
-            seen = [image] * CONTEXT
-        seen.append(image)
+            seen = [small] * CONTEXT
+        seen.append(small)
         waiting.append(payload)
         if len(seen) == WINDOW:
             ready = WINDOW - 2 * CONTEXT

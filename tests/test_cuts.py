@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from toy_video import Jumps
 
-from gwm.shards.cuts import WINDOW, mark_cuts, thumbnail
+from gwm.shards.cuts import WINDOW, mark_cuts
 
 
 def test_memory_is_flat(tmp_path):
@@ -59,7 +59,7 @@ def test_transnet_finds_the_cuts_and_touches_nothing_else():
     random.seed(3)
     before = torch.get_rng_state(), random.getstate(), torch.are_deterministic_algorithms_enabled()
     images = [view(scene, 2.0 * i) for scene in range(3) for i in range(14)]
-    marked = mark_cuts(enumerate(map(thumbnail, images)), transnet_cuts())
+    marked = mark_cuts(enumerate(images), transnet_cuts())
     assert [i for i, cut in marked if cut] == [14, 28]
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (random.getstate(), torch.are_deterministic_algorithms_enabled()) == before[1:]

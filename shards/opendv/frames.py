@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from gwm.shards import ShardError, SourceError
 from gwm.shards.clips import Cutting, Run, Shot, cut_up
-from gwm.shards.cuts import thumbnail
 from gwm.shards.images import decode_jpeg, fit_jpeg
 from gwm.shards.schema import Images, Skipped
 from gwm.shards.storage import AnyPath
@@ -49,4 +48,4 @@ def _shots(
         except OSError as error:
             raise SourceError(f"{file.name} cannot be read: {error.strerror or error}") from error
         else:
-            yield Shot(number, jpeg), thumbnail(decode_jpeg(jpeg))
+            yield Shot(number, jpeg), decode_jpeg(jpeg)
