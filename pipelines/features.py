@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gwm.core import WeightsError
-from gwm.pipelines.cuts import load_transnet
+from gwm.pipelines.transnet import load_transnet
 from gwm.shards.cuts import thumbnail
 from gwm.shards.files import sha256_of
 from gwm.shards.schema import Images

