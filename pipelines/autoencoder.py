@@ -32,6 +32,7 @@ from gwm.pipelines.checkpoint import (
     save_tensors,
 )
 from gwm.pipelines.device import choose_device
+from gwm.pipelines.differences import differences
 from gwm.pipelines.progress import Ticker
 from gwm.pipelines.state import newest_state, restore_state, save_state, trainable
 from gwm.shards.files import make_folder, sha256_of, write_json
@@ -168,8 +169,8 @@ def _learn(model: Autoencoder, frames: _Frames, schedule: WindowSchedule, run: P
     ema, start = start_ema(parameters), 0
     if (state := newest_state(run)) is not None:
         tensors, header = state
-        if header["settings"] != settings:
-            raise ConfigError(f"{run} holds a run with other settings {header['settings']}; choose another -o")
+        if changed := differences(header["settings"], settings):
+            raise ConfigError(f"{run} holds a run with other settings: {changed}; choose another -o")
         restore_state(tensors, model, optimizer, ema, str(run))
         start = header["position"]
     saved = time.monotonic()

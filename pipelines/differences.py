@@ -17,6 +17,8 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in record.items():
+        if isinstance(value, list) and any(isinstance(part, dict) for part in value):
+            value = {str(i): part for i, part in enumerate(value)}
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return flat
 

@@ -16,6 +16,7 @@ from gwm.core import ConfigError, WeightsError
 from gwm.core.ema import start_ema
 from gwm.core.world_model import WorldModel
 from gwm.pipelines.checkpoint import Training, save_checkpoint
+from gwm.pipelines.differences import differences
 from gwm.pipelines.origin import BROUGHT, Origin
 from gwm.pipelines.progress import console
 from gwm.pipelines.recipe import Recipe, Stage
@@ -139,10 +140,8 @@ class Run:
             old = dict(json.loads(file.read_text()))
         except (OSError, ValueError, TypeError) as error:
             raise ConfigError(f"{file} is damaged ({error}); choose another -o") from error
-        wanted = json.loads(json.dumps(record))
-        changed = sorted(k for k in wanted | old if k not in wanted or wanted[k] != old.get(k))
-        if changed:
-            raise ConfigError(f"{folder} holds a run with other settings ({', '.join(changed)}); choose another -o")
+        if changed := differences(old, record):
+            raise ConfigError(f"{folder} holds a run with other settings: {changed}; choose another -o")
 
     def skip(self, learner: Learner, what: str, keys: Sequence[str]) -> None:
         """Count a step that was not applied; ConfigError where no more may be skipped."""

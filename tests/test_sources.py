@@ -218,7 +218,7 @@ def test_the_papers_stages_read_their_datasets(tmp_path, file):
     hashes = [open_dataset(path).index["sha256"] for path in (nuscenes, opendv)]
     assert record["data"] == hashes
     assert [text.split("sha256:")[1] for text in written] == hashes
-    with pytest.raises(ConfigError, match=r"other settings \(data\)"):
+    with pytest.raises(ConfigError, match=r"other settings: data \("):
         train([opendv, nuscenes], tmp_path / "run", recipe, file, "cpu")
 
 

@@ -326,8 +326,8 @@ def test_a_recipe_of_another_version_is_one_error(job, monkeypatch, change):
     else:
         values |= {"unknown": {"momentum": 0.5}, "other": {"ema": "a tenth"}}[change]
     file.write_text(json.dumps(values))
-    name = "momentum" if change == "unknown" else "ema"
-    assert f"{job.out} holds a run with other settings ({name}); choose another -o" in refused(job, monkeypatch)
+    said = {"missing": "ema (none there, 0", "unknown": "momentum (0.5 there, none", "other": "ema (a tenth there, 0"}
+    assert f"{job.out} holds a run with other settings: {said[change]}" in refused(job, monkeypatch)
     with pytest.raises(ConfigError, match="other settings"):
         job.here()
 
@@ -340,7 +340,7 @@ def test_a_recipe_that_is_a_folder_is_one_error(job, monkeypatch):
 def test_two_runs_in_one_process_do_not_share_a_folder_either(job):
     """The lock is released when a run ends, also by an error."""
     job.here(stop_after=1)
-    with pytest.raises(ConfigError, match=r"other settings \(seed\)"):
+    with pytest.raises(ConfigError, match=r"other settings: seed \("):
         replace(job, recipe=replace(job.recipe, seed=1)).here()
     with pytest.raises(ShardError, match="another run is writing"), train.alone(job.out):
         job.here()
