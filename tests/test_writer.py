@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from toy_shards import SIZE, make_camera, make_chunk, toy, write, write_shard
@@ -18,13 +19,13 @@ from toy_shards import SIZE, make_camera, make_chunk, toy, write, write_shard
 from gwm.shards import ShardError
 from gwm.shards.dataset import complete
 from gwm.shards.images import decode_jpeg, encode_jpeg
-from gwm.shards.index import open_dataset
+from gwm.shards.index import INDEX_SCHEMA, open_dataset
 from gwm.shards.plan import Job
 from gwm.shards.reader import read_window
 from gwm.shards.schema import VIEWS, Caption, Chunk, Motion, Skipped
 from gwm.shards.tar import OpenShard
 from gwm.shards.verify import info, verify
-from gwm.shards.writer import SampleError, ShardWriter, read_record, write_job
+from gwm.shards.writer import SampleError, ShardWriter, _table, read_record, write_job
 
 
 def test_webdataset_alone_iterates_and_decodes(tmp_path: Path) -> None:
@@ -93,6 +94,18 @@ def test_rows_of_the_dataset_are_those_of_the_index(tmp_path: Path) -> None:
     for i, row in enumerate(pq.read_table(dataset.path / "index.parquet").to_pylist()):
         mine = {name: list(v) if isinstance(v, tuple | np.ndarray) else v for name, v in vars(dataset.row(i)).items()}
         assert mine == row
+
+
+def test_rows_come_back_as_they_were_given(tmp_path: Path) -> None:
+    """They go through JSON: long lines, texts with its own signs, what looks like a date, and numbers of full size."""
+    row = toy(tmp_path, range(2, 4)).row(0)
+    awkward = 'a "b"\n\\ \u2028 {[ü' + "x" * 2_000_000
+    rows = [
+        replace(row, key="2026-01-01", text=awkward, offset=2**63 - 1),
+        replace(row, views=(), json_crc32=2**32 - 1, frame_crc32=np.array([0, 2**32 - 1], np.uint32)),
+    ]
+    assert _table(rows).equals(pa.Table.from_pylist([vars(row) for row in rows], schema=INDEX_SCHEMA))
+    assert _table([]).equals(INDEX_SCHEMA.empty_table())
 
 
 def test_dataset_json_says_what_is_inside(tmp_path: Path) -> None:
