@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Any, Protocol, TypeVar
 
 from gwm.shards import SourceError
@@ -158,17 +159,28 @@ def _knock(address: str) -> None:
 
 def _begin_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     one_thread()
+
+
+def _end_with_parent() -> None:
+    """A killed parent's lock is free: whoever goes on writing would be in the way of the next run."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def one_thread() -> None:
     """Leave the other cores to the other jobs; results do not depend on the number of threads then."""
     import cv2
-    import torch
     from threadpoolctl import threadpool_limits
 
     cv2.setNumThreads(1)
-    torch.set_num_threads(1)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+    else:  # most jobs never load PyTorch, whose import takes a second
+        os.environ["OMP_NUM_THREADS"] = "1"
     threadpool_limits(1)  # numpy's linear algebra
 
 

@@ -46,9 +46,12 @@ def replacing(path: AnyPath) -> Iterator[Path]:
 
 
 def remove_temporaries(folder: AnyPath) -> None:
-    """Remove what killed processes left of `replacing` in `folder`, while nobody writes there."""
+    """Remove what killed processes left of `replacing` in `folder`, while nobody writes there.
+
+    The safetensors library writes a temporary file of its own beside ours, `.tmp` and six letters.
+    """
     for file in folder.iterdir():
-        if re.fullmatch(r"\.[\w.-]+\.\d+\.tmp(\.\w+)?", file.name):
+        if re.fullmatch(r"\.[\w.-]+\.\d+\.tmp(\.\w+)?|\.tmp\w{6}", file.name):
             file.unlink()
 
 

@@ -129,6 +129,7 @@ def test_a_kill_between_writing_and_renaming_leaves_what_was(job, whole, method,
     code, said = finish(replace(job, interval=0.0, prepare=partial(toys.die, method, name)))
     assert code == -signal.SIGKILL, said
     assert len(toys.leftovers(job.out)) == left
+    (job.out / ".tmpW2EcMj").write_bytes(b"half")  # the safetensors library's own
     assert job.here().finished
     same_end(job.out, whole)
     assert len(list((job.out / "stages").iterdir())) == 4

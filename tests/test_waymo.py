@@ -163,6 +163,37 @@ def test_version_2_in_any_order_and_with_poses_in_single_precision():
     assert np.allclose(found[7].pose, frame(7).pose, atol=1e-6)
 
 
+def without(data: bytes, column: str) -> bytes:
+    """The Parquet file `data` with nulls in the column."""
+    table, out = pq.read_table(io.BytesIO(data)), io.BytesIO()
+    at = table.schema.get_field_index(column)
+    pq.write_table(table.set_column(at, column, pa.nulls(len(table), table.schema.field(at).type)), out)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("component", "column"),
+    [
+        ("camera_calibration", v2.INTRINSIC[0]), ("camera_calibration", v2.CAMERA), ("vehicle_pose", v2.POSE),
+        ("camera_image", v2.MICROS),
+    ],
+)  # fmt: skip
+def test_nulls_that_are_needed_are_refused(component, column):
+    files = Files()
+    v2.write_segment(files.write, (frame(i) for i in range(3)))
+    files.data[component] = without(files.data[component], column)
+    with pytest.raises(SourceError):
+        list(v2.read_frames(files.read, "segment-x"))
+
+
+def test_an_image_that_is_null_has_no_bytes():
+    files = Files()
+    v2.write_segment(files.write, (frame(i) for i in range(3)))
+    files.data["camera_image"] = without(files.data["camera_image"], f"{v2.IMAGE}.image")
+    for found in v2.read_frames(files.read, "segment-x"):
+        assert {image.jpeg for image in found.images.values()} == {b""}
+
+
 @pytest.mark.parametrize("component", v2.COMPONENTS)
 @pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "column"])
 def test_damaged_components_are_refused(component, damage):

@@ -33,11 +33,11 @@ Open = Callable[[str], BinaryIO]
 def read_frames(open_component: Open, name: str) -> Iterator[Frame]:
     """The frames of one segment in time order; `open_component` opens the file of one of COMPONENTS.
 
-    Raises SourceError for files that cannot be read or lack a column.
+    Raises SourceError for files that cannot be read or lack a column, or a value that is needed.
     """
     try:
         yield from _frames(open_component)
-    except (OSError, KeyError, pa.ArrowException) as error:
+    except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:  # every column may be null
         raise SourceError(f"{name}: its Parquet files cannot be read: {error}") from error
 
 
@@ -97,7 +97,7 @@ def _images(open_component: Open) -> Iterator[tuple[int, dict[str, Image]]]:
                     raise SourceError(f"the frame at {micros} has two images of camera {view}")
                 if view is not None:
                     waiting[micros][view] = Image(
-                        row[f"{IMAGE}.image"], _transform(row[f"{IMAGE}.pose.transform"]),
+                        row[f"{IMAGE}.image"] or b"", _transform(row[f"{IMAGE}.pose.transform"]),
                         _velocity([row[column] for column in VELOCITY]),
                         float(row[f"{IMAGE}.pose_timestamp"] or 0),
                     )  # fmt: skip
