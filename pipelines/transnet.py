@@ -46,7 +46,8 @@ def _in_halves(stack: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 def _normalise(norm: nn.BatchNorm3d, x: Tensor) -> Tensor:
     """`norm` in evaluation mode, in place."""
-    assert norm.running_mean is not None and norm.running_var is not None  # noqa: PT018
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     shift = norm.bias - norm.running_mean * scale
     return torch.addcmul(rearrange(shift, "c -> c 1 1 1"), x, rearrange(scale, "c -> c 1 1 1"), out=x)
