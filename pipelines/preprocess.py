@@ -60,8 +60,14 @@ def read_items(source: Source, items: Iterable[Item], strict: bool) -> Iterator[
                 yield part
         except SourceError as error:
             if strict:
-                raise SourceError(f"{item.name}: {str(error).removeprefix(f'{item.name}: ')}") from error
-            yield Skipped(item.name, str(error).removeprefix(f"{item.name}: "))
+                raise SourceError(f"{item.name}: {_cause(item, error)}") from error
+            yield Skipped(item.name, _cause(item, error))
+
+
+def _cause(item: Item, error: SourceError) -> str:
+    """What `error` says, without the item or its path at the head: the same words for the same cause."""
+    head, found, rest = str(error).partition(f"{item.name}: ")
+    return rest if found and ": " not in head else str(error)
 
 
 def _do(source: Source, out: AnyPath, strict: bool, task: Task) -> Record:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from toy_video import HEIGHT, WIDTH, Jumps, number_of, plain, regular, write
 
+from gwm.pipelines.preprocess import preprocess
 from gwm.shards import SourceError, clips
 from gwm.shards.clips import Cutting
 from gwm.shards.images import decode_jpeg, encode_jpeg, fit
@@ -247,6 +248,17 @@ def test_what_is_no_video(tmp_path):
         ):
             with pytest.raises(SourceError, match=f"{path.name}.*{words}|{words}.*{path.name}"):
                 use(path)
+
+
+def test_the_same_cause_has_the_same_words(tmp_path):
+    folder = tmp_path / "some videos"
+    folder.mkdir()
+    write(folder / "good.mp4", regular(30, 60))
+    for name in ("a: 1.mp4", "b.mp4"):
+        write_sound(folder / name)
+    report = preprocess(source(folder), tmp_path / "out")
+    assert report.skipped_by_cause == {"no video stream": 2}
+    assert [lost["item"] for lost in report.skipped] == ["a: 1.mp4", "b.mp4"]
 
 
 def test_no_videos(tmp_path):
