@@ -10,7 +10,7 @@ from typing import Any
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """`sampling.steps (8 there, 4 here), …` of two records of JSON values; empty where they are equal."""
     old, new = _flat(json.loads(json.dumps(there))), _flat(json.loads(json.dumps(here)))
-    differing = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    differing = [name for name in {**old, **new} if name not in new or old.get(name) != new[name]]
     return ", ".join(f"{name} ({_short(old.get(name))} there, {_short(new.get(name))} here)" for name in differing)
 
 
