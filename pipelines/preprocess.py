@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from gwm.pipelines.progress import Ticker
@@ -22,8 +23,8 @@ from gwm.shards.files import make_folder, remove_temporaries, write_json
 from gwm.shards.index import read_dataset_file
 from gwm.shards.lock import LOCK_FILE, locked
 from gwm.shards.plan import PLAN_FILE, Item, Job, Source, make_plan
-from gwm.shards.schema import Chunk, Skipped
-from gwm.shards.storage import AnyPath
+from gwm.shards.schema import Chunk, Damaged, Skipped
+from gwm.shards.storage import AnyPath, state
 from gwm.shards.writer import Record, read_record, read_rows, record_file, write_job, writing
 
 REPORT_FILE = "report.json"
@@ -50,18 +51,27 @@ class Report:
 Task = tuple[Job, Sequence[Item]]
 
 
-def read_items(source: Source, items: Iterable[Item], strict: bool) -> Iterator[Chunk | Skipped]:
-    """The chunks of several items; one that cannot be read ends in a `Skipped`, or with `strict` in SourceError."""
+def read_items(
+    source: Source, items: Iterable[Item], strict: bool, damaged: dict[str, str]
+) -> Iterator[Chunk | Skipped]:
+    """The chunks of several items; one that cannot be read ends in a `Damaged`, or with `strict` in SourceError.
+
+    The items of which something was damaged are added to `damaged`, with the state of their files.
+    """
     for item in items:
-        try:
-            for part in source.chunks(item):
-                if strict and isinstance(part, Skipped):
-                    raise SourceError(f"{part.item}: {part.cause}")
-                yield part
-        except SourceError as error:
-            if strict:
-                raise SourceError(f"{item.name}: {_cause(item, error)}") from error
-            yield Skipped(item.name, _cause(item, error))
+        for part in _parts(source, item):
+            if strict and isinstance(part, Skipped):
+                raise SourceError(f"{part.item}: {part.cause}")
+            if isinstance(part, Damaged) and item.name not in damaged:
+                damaged[item.name] = state(source.files(item))
+            yield part
+
+
+def _parts(source: Source, item: Item) -> Iterator[Chunk | Skipped]:
+    try:
+        yield from source.chunks(item)
+    except SourceError as error:
+        yield Damaged(item.name, _cause(item, error))
 
 
 def _cause(item: Item, error: SourceError) -> str:
@@ -74,16 +84,26 @@ def _do(source: Source, out: AnyPath, strict: bool, task: Task) -> Record:
     """One job, from its items to its shard and record."""
     job, items = task
     gone = sorted(set(job.stamps) - {item.name for item in items})
-    parts: Iterator[Chunk | Skipped] = read_items(source, items, strict)
-    lost = (Skipped(name, "no longer in the source") for name in gone)
-    return write_job(out, source.name, job, (part for several in (parts, lost) for part in several))
+    lost = [Skipped(name, "no longer in the source") for name in gone]
+    damaged: dict[str, str] = {}
+    return write_job(out, source.name, job, chain(read_items(source, items, strict, damaged), lost), damaged)
+
+
+def _kept(source: Source, out: AnyPath, job: Job, items: Mapping[str, Item]) -> Record | None:
+    """The record of a finished job, unless what was damaged then may be whole now."""
+    record = read_record(out, job)
+    changed = record and any(
+        name in items and state(source.files(items[name])) != before for name, before in record.damaged.items()
+    )
+    return None if changed else record
 
 
 def preprocess(source: Source, out: AnyPath, strict: bool = False, workers: Workers | None = None) -> Report:
     """Write all chunks of `source` as a dataset into the folder `out`, or finish what an earlier run began there.
 
-    Shards that are there already are kept, items that the source gained since are added in new shards. Items that
-    cannot be read are skipped, counted by cause and named in dataset.json and report.json; `strict` raises
+    Shards that are there already are kept, but those with something damaged whose file has changed since; items that
+    the source gained are added in new shards. Items that cannot be read are skipped, counted by cause and named in
+    dataset.json and report.json; `strict` raises
     SourceError at the first instead. `workers` do the jobs, this process unless given (`in_processes`, `on_ray`);
     the bytes of the dataset do not depend on it.
     """
@@ -102,7 +122,7 @@ def preprocess(source: Source, out: AnyPath, strict: bool = False, workers: Work
             remove_leftovers(out)
             jobs = make_plan(out, source, found)
         items = {item.name: item for item in found}
-        records = {job.number: record for job in jobs if (record := read_record(out, job))}
+        records = {job.number: record for job in jobs if (record := _kept(source, out, job, items))}
         left = [
             (job, [items[name] for name in job.stamps if name in items]) for job in jobs if job.number not in records
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from gwm.shards import SourceError
@@ -84,7 +84,7 @@ def runs(path: AnyPath, origin: str, part: Part, cutting: Cutting, losses: list[
         for time, image in read_frames(path, cutting.size, cutting.fit, damage, *part)
     )
     yield from cut_up(seen, origin, cutting, losses)
-    losses += [Skipped(f"{origin}: {loss.item}", loss.cause, loss.frames) for loss in damage]
+    losses += [replace(loss, item=f"{origin}: {loss.item}") for loss in damage]
 
 
 def cut_up(seen: Iterable[tuple[Shot, Images]], origin: str, cutting: Cutting, losses: list[Skipped]) -> Iterator[Run]:

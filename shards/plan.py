@@ -7,7 +7,7 @@ where it stopped, several processes share the work, and new items of the source 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -51,6 +51,9 @@ class Source(Protocol):
 
     def chunks(self, item: Any) -> Iterator[Chunk | Skipped]:
         """What an item holds, and what of it is left out. SourceError where it cannot be read (any further)."""
+
+    def files(self, item: Any) -> Iterable[AnyPath]:
+        """What an item is read from: where some of it is `Damaged`, a change of these files has it read anew."""
 
     def settings(self) -> dict[str, object]:
         """What decides the bytes of the shards beside the source's files, as JSON values."""

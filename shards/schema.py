@@ -93,6 +93,10 @@ class Skipped:
     frames: int = 0  # how many at 10 Hz, where that is known
 
 
+class Damaged(Skipped):
+    """What cannot be read as it is: it is tried again once its files have changed."""
+
+
 @dataclass(frozen=True)
 class Actions:
     """The actions of a window as Vista defines them; NaN (or None for the whole kind) where unknown.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
@@ -30,9 +33,28 @@ def is_local(path: AnyPath) -> bool:
 
 
 def find(folder: AnyPath, pattern: str) -> list[AnyPath]:
-    """The files below `folder` that match, links that lead nowhere among them, sorted by their whole path."""
-    found: list[AnyPath] = list(folder.rglob(pattern))
-    return sorted((path for path in found if path.is_file() or path.is_symlink()), key=str)
+    """The files below `folder` whose last parts match `pattern`, sorted by their whole path.
+
+    Links are followed, also those to folders, each folder once; links that lead nowhere are found too.
+    """
+    if isinstance(folder, Path):
+        found: list[AnyPath] = [path for path in _files(folder) if path.match(pattern)]
+    else:
+        found = [path for path in folder.rglob(pattern) if path.is_file()]
+    return sorted(found, key=str)
+
+
+def _files(top: Path) -> Iterator[Path]:
+    """All files below a folder."""
+    seen = set()
+    for here, folders, files in os.walk(top, followlinks=True):
+        real = os.path.realpath(here)
+        if real in seen:  # links may go round in circles
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (Path(here, name) for name in files)
 
 
 def stamp(path: AnyPath) -> str:
@@ -41,6 +63,22 @@ def stamp(path: AnyPath) -> str:
         return str(path.stat().st_size)
     except OSError:
         return ""
+
+
+def state(paths: Iterable[AnyPath]) -> str:
+    """Changes with every change of these files that their file systems notice: size, time, one that comes or goes."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            if isinstance(path, Path):
+                seen = path.stat()
+                known = f"{seen.st_size}-{seen.st_mtime_ns}"
+            else:
+                known = path.fs.ukey(path.path)
+        except OSError:
+            known = "none"
+        digest.update(f"{known}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def relative(path: AnyPath, folder: AnyPath) -> PurePosixPath:

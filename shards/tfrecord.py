@@ -8,9 +8,12 @@ from typing import BinaryIO
 
 from crc32c import crc32c
 
-from gwm.shards import SourceError
+from gwm.shards.schema import Damaged
 
 LARGEST = 1 << 28  # bytes; a Waymo frame with all its lidar is 5 to 6 MB
+CUT_OFF = "the file ends inside a record"
+NO_LENGTH = "the checksum of a record's length differs, or it is too large (or this is no TFRecord file)"
+DIFFERS = "the checksum of a record's data differs"
 
 
 def masked_crc(data: bytes) -> int:
@@ -19,30 +22,33 @@ def masked_crc(data: bytes) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def read_records(file: BinaryIO, name: str) -> Iterator[bytes]:
-    """The payloads of an uncompressed TFRecord file, one in memory at a time.
+def read_records(file: BinaryIO, name: str) -> Iterator[bytes | Damaged]:
+    """The payloads of an uncompressed TFRecord file, one in memory at a time; one frame is taken to be in each.
 
-    Raises SourceError, naming the record, for a length that no record has, a checksum that differs and a file that
-    ends inside a record; what came before it has been yielded.
+    Where the checksum of a payload differs, a `Damaged` stands for it. Where a length cannot be believed or the file
+    ends inside a record, a last `Damaged` stands for all the rest: about as many frames as its bytes are records of
+    the mean size before it. OSError where the file cannot be read.
     """
-    number = 0
+    number = at = 0  # records and bytes before this one
     while head := file.read(12):
         where = f"{name}: record {number}"
         if len(head) < 12:
-            raise SourceError(f"{where} is cut off: the file ends inside it")
+            yield Damaged(where, CUT_OFF, 1)
+            return
         length, crc = struct.unpack("<QI", head)
-        if masked_crc(head[:8]) != crc:
-            raise SourceError(f"{where} is damaged: the checksum of its length differs (or this is no TFRecord file)")
-        if length > LARGEST:
-            raise SourceError(f"{where} claims {length} bytes, more than the {LARGEST} that a record may have")
+        if masked_crc(head[:8]) != crc or length > LARGEST:
+            rest = file.seek(0, 2) - at
+            frames = round(rest * number / at) if number else 0
+            yield Damaged(f"{where} and what follows, about {frames} frames", NO_LENGTH, frames)
+            return
         data = file.read(length)
         tail = file.read(4)
         if len(data) < length or len(tail) < 4:
-            raise SourceError(f"{where} is cut off: the file ends inside it")
-        if masked_crc(data) != struct.unpack("<I", tail)[0]:
-            raise SourceError(f"{where} is damaged: the checksum of its data differs")
-        yield data
+            yield Damaged(where, CUT_OFF, 1)
+            return
+        yield data if masked_crc(data) == struct.unpack("<I", tail)[0] else Damaged(where, DIFFERS, 1)
         number += 1
+        at += 16 + length
 
 
 def frame_record(payload: bytes) -> bytes:

@@ -18,14 +18,15 @@ from av.video.stream import VideoStream
 
 from gwm.shards import SourceError
 from gwm.shards.images import Size, fit, placement
-from gwm.shards.schema import FRAME_RATE, Images, Skipped
+from gwm.shards.schema import FRAME_RATE, Damaged, Images, Skipped
 from gwm.shards.storage import AnyPath, is_local
 
 STEP = 1 / Fraction(FRAME_RATE)  # s between output frames
 TOLERANCE = Fraction(1, 2000)  # s that a frame may come late: containers round timestamps to 1 ms
 FULL_CHROMA = Interpolation.FULL_CHR_H_INT  # otherwise swscale makes an RGB that is darker by 2 levels
 MAX_HOLD = 1  # s that a frame is shown at most; a longer one hides a loss and would teach a model to stand still
-MAX_MISSING = 0.5  # s by which a file may end early: stated durations include rounding and the end of the sound
+MAX_MISSING = 0.15  # s by which a stream may end before the duration it states, which is rounded
+MAX_QUIET = 0.5  # s by which it may end before that of its file, which includes the end of the sound
 
 
 @dataclass(frozen=True)
@@ -48,17 +49,18 @@ class Damage:
     unseen: int = 0  # steps of 0.1 s without a picture
     missing: float = 0.0  # s at the end
     stated: float = 0.0  # s, the duration the file gives
+    usual: float = MAX_MISSING  # s that may be missing
 
     def losses(self) -> list[Skipped]:
         """In words; empty for a sound file."""
-        found = []
+        found: list[Skipped] = []
         if self.packets or self.frames:
-            found.append(Skipped(f"packets: {self.packets}, frames: {self.frames}", "damaged packets or times"))
+            found.append(Damaged(f"packets: {self.packets}, frames: {self.frames}", "damaged packets or times"))
         if self.unseen:
-            found.append(Skipped(f"{self.unseen / FRAME_RATE:.1f} s", "time without a picture", self.unseen))
-        if self.missing > MAX_MISSING:
+            found.append(Damaged(f"{self.unseen / FRAME_RATE:.1f} s", "time without a picture", self.unseen))
+        if self.missing > self.usual:
             part = f"the last {self.missing:.1f} of {self.stated:.1f} s"
-            found.append(Skipped(part, "file ends early", round(self.missing * FRAME_RATE)))
+            found.append(Damaged(part, "file ends early", round(self.missing * FRAME_RATE)))
         return found
 
 
@@ -195,6 +197,7 @@ def _timed(
         yield now, frame
     yield end, None
     damage.stated = _stated_duration(container, stream)
+    damage.usual = MAX_MISSING if stream.duration else MAX_QUIET
     limit = damage.stated if part[1] is None else min(damage.stated, float(part[1]))
     damage.missing = max(0.0, limit - float(max(end, begin)))
 

@@ -41,6 +41,7 @@ class Record:
     job: Job
     shard: ShardFile
     skipped: tuple[Skipped, ...]
+    damaged: Mapping[str, str]  # item of which something was damaged -> `storage.state` of its files then
 
 
 def record_file(out: AnyPath, job: Job) -> AnyPath:
@@ -56,7 +57,8 @@ def read_record(out: AnyPath, job: Job) -> Record | None:
         shard = ShardFile(**fields["shard"])
         if fields["stamps"] != dict(job.stamps) or (out / shard.name).stat().st_size != shard.bytes:
             return None
-        return Record(job, shard, tuple(Skipped(**skipped) for skipped in fields["skipped"]))
+        skipped = tuple(Skipped(**skipped) for skipped in fields["skipped"])
+        return Record(job, shard, skipped, dict(fields.get("damaged", {})))  # older records have none
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
         return None
 
@@ -89,6 +91,7 @@ class ShardWriter:
         self._path = out / job.shard(source)
         self._rows: list[Row] = []
         self._skipped: list[Skipped] = []
+        self.damaged: dict[str, str] = {}  # see `Record`
         self._keys: set[str] = set()
         self._sizes: dict[str, Size] = {}
 
@@ -108,7 +111,7 @@ class ShardWriter:
             shard = self._shard.close()
             fields = {
                 "stamps": dict(self.job.stamps), "shard": vars(shard),
-                "skipped": [vars(skipped) for skipped in self._skipped],
+                "skipped": [vars(skipped) for skipped in self._skipped], "damaged": self.damaged,
             }  # fmt: skip
             meta = {META: json.dumps(fields, ensure_ascii=False).encode()}
             table = _table(self._rows).replace_schema_metadata(meta)
@@ -163,8 +166,13 @@ class ShardWriter:
         return description, sizes
 
 
-def write_job(out: AnyPath, source: str, job: Job, parts: Iterable[Chunk | Skipped]) -> Record:
-    """Write one shard and its record. A chunk that the writer refuses is left out and reported."""
+def write_job(
+    out: AnyPath, source: str, job: Job, parts: Iterable[Chunk | Skipped], damaged: Mapping[str, str]
+) -> Record:
+    """Write one shard and its record. A chunk that the writer refuses is left out and reported.
+
+    `damaged` is what `Record` says; it may come to be known while the `parts` are read.
+    """
     with ShardWriter(out, job, source) as writer:
         for part in parts:
             if isinstance(part, Skipped):
@@ -174,6 +182,7 @@ def write_job(out: AnyPath, source: str, job: Job, parts: Iterable[Chunk | Skipp
                     writer.add(part)
                 except SampleError as error:
                     writer.skip(Skipped(str(error), "sample is not consistent", part.length))
+        writer.damaged |= damaged
     record = read_record(out, job)
     if record is None:
         raise ShardError(f"what was written into {out} is not there; does something else write into it?")

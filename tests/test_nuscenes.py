@@ -28,7 +28,7 @@ from gwm.shards.nuscenes.splits import OFFICIAL, SPLIT_OF, scene_names
 from gwm.shards.nuscenes.tables import read_scenes, version_folder
 from gwm.shards.nuscenes.track import Track, matrices, quaternion
 from gwm.shards.nuscenes.write import TABLES, Taken
-from gwm.shards.schema import Skipped
+from gwm.shards.schema import Damaged
 from gwm.shards.sources.nuscenes import NuScenesSource
 from gwm.shards.verify import verify
 
@@ -157,7 +157,7 @@ def test_a_damaged_message_is_reported(tmp_path):
     path = tmp_path / "can_bus/scene-0103_pose.json"
     path.write_bytes(path.read_bytes()[:1000])
     (chunk,), (skipped,) = read(NuScenesSource(tmp_path, **NATIVE))
-    assert skipped == Skipped("scene-0103_pose.json", "CAN bus message is damaged")
+    assert skipped == Damaged("scene-0103_pose.json", "CAN bus message is damaged")
     assert chunk.extra["motion"]["pose"] == "ego_pose"
 
 

@@ -11,15 +11,18 @@ import av
 import numpy as np
 import pytest
 from toy_opendv import FOLDER, A, B, C, parts_of, put, put_frames, read, row, said, shown, source, write_list
-from toy_video import HEIGHT, WIDTH, Jumps, coded, plain, regular
+from toy_video import HEIGHT, WIDTH, Jumps, coded, number_of, plain, regular
+from typer.testing import CliRunner
 
+from gwm.cli.main import app
 from gwm.pipelines.preprocess import preprocess
 from gwm.shards import SourceError, clips
 from gwm.shards.images import decode_jpeg, encode_jpeg
 from gwm.shards.index import open_dataset
 from gwm.shards.opendv import write as writer
 from gwm.shards.opendv.write import Drive, name_drive, write_opendv
-from gwm.shards.schema import Caption, Skipped
+from gwm.shards.reader import read_chunk
+from gwm.shards.schema import Caption, Damaged, Skipped
 from gwm.shards.storage import as_path
 from gwm.shards.verify import verify
 
@@ -33,7 +36,7 @@ def jittered(frames: int) -> list[Fraction]:
     return times
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".mkv"])
 @pytest.mark.parametrize("rate", [25, Fraction(30000, 1001), 60, None])
 def test_frame_i_is_the_picture_at_start_plus_i_tenths(tmp_path, suffix, rate):
     times = jittered(60) if rate is None else regular(rate, int(4.3 * rate))
@@ -56,7 +59,7 @@ def test_frame_i_is_the_picture_at_start_plus_i_tenths(tmp_path, suffix, rate):
         assert all(abs(a - b) <= 1 for a, b in zip(expected, official, strict=False))
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".mkv"])
 def test_parts_are_together_the_whole(tmp_path, monkeypatch, suffix):
     write_list(tmp_path / "meta/OpenDV-YouTube.csv", row(B, duration="0:08"))
     put(
@@ -140,6 +143,22 @@ def test_what_is_not_there_is_said(tmp_path):
     assert source(tmp_path).settings() != source(tmp_path, subset="mini").settings()
 
 
+def test_a_video_that_is_there_as_mkv_alone_is_read(tmp_path):
+    """By the command; the .mp4 beside it is another video."""
+    write_list(tmp_path / "in/meta/OpenDV-YouTube.csv", row(A), row(B))
+    put(tmp_path / "in", f"{A}.mkv", regular(30, 120))
+    put(tmp_path / "in", f"{B}.mp4", regular(10, 40))
+    out, size = tmp_path / "out", f"--size={WIDTH}x{HEIGHT}"
+    arguments = ["preprocess", "opendv", tmp_path / "in", "-o", out, size, "--no-cuts", "--workers=1", "--json"]
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["skipped"] == []
+    dataset, read_as = open_dataset(out), {}
+    for i in range(len(dataset)):
+        read_as[dataset.row(i).origin] = [number_of(picture) for picture in read_chunk(dataset, i).frames[:, 0]]
+    assert read_as == {f"{FOLDER}/{A}": list(range(30, 90, 3)), f"{FOLDER}/{B}": list(range(10, 30))}
+
+
 def test_a_damaged_video_is_reported_by_its_reader(tmp_path):
     write_list(tmp_path / "meta/OpenDV-YouTube.csv", row(A), row(B))
     put(tmp_path, f"{A}.mp4", regular(10, 40)).write_bytes(b"no video")
@@ -170,8 +189,8 @@ def test_extracted_frames_are_passed_on_and_gaps_are_counted(tmp_path):
     name = f"{FOLDER}/{A}"
     assert skipped == [
         Skipped(f"{name}: 8.0 of 14.0 s", "sequence of extracted frames is shorter than listed", 80),
-        Skipped(f"{name}: frames: 3, the first is 000000000.jpg", "extracted frame is missing", 3),
-        Skipped(f"{name}: frames: 1, the first is 000000040.jpg", "extracted frame is damaged", 1),
+        Damaged(f"{name}: frames: 3, the first is 000000000.jpg", "extracted frame is missing", 3),
+        Damaged(f"{name}: frames: 1, the first is 000000040.jpg", "extracted frame is damaged", 1),
     ]
 
 

@@ -43,6 +43,9 @@ class Toy:
     def settings(self):
         return {"bad": self.bad}
 
+    def files(self, item):
+        return ()
+
     def chunks(self, item):
         i = int(item.name)
         if i == self.bad:

@@ -18,7 +18,7 @@ from gwm.pipelines.preprocess import preprocess
 from gwm.shards import SourceError, clips
 from gwm.shards.clips import Cutting
 from gwm.shards.images import decode_jpeg, encode_jpeg, fit
-from gwm.shards.schema import Chunk, Skipped
+from gwm.shards.schema import Chunk, Damaged, Skipped
 from gwm.shards.sources.video import VideoPart, VideoSource, split_of
 from gwm.shards.video import probe, read_frames
 
@@ -60,9 +60,10 @@ def split(found):
 # --- timing
 
 
-@pytest.mark.parametrize("rate", [30, 25, Fraction(30000, 1001), 10, 4, 60])
-def test_the_frame_on_screen_is_taken(tmp_path, rate):
-    path = write(tmp_path / "a.mp4", regular(rate, 63))
+@pytest.mark.parametrize("codec", ["libx264", "libsvtav1"])
+@pytest.mark.parametrize("rate", [30, 25, Fraction(30000, 1001), 10, 4, 60, 50, Fraction(24000, 1001)])
+def test_the_frame_on_screen_is_taken(tmp_path, rate, codec):
+    path = write(tmp_path / "a.mp4", regular(rate, 63), codec=codec)
     got = numbers(path)
     assert got == expected(path)
     assert abs(len(got) - floor(63 / rate * 10)) <= 1
@@ -74,11 +75,17 @@ def test_the_first_indices_are_known(tmp_path):
     assert numbers(write(tmp_path / "b.mp4", regular(25, 31)))[:6] == [0, 2, 5, 7, 10, 12]
     ntsc = numbers(write(tmp_path / "c.mp4", regular(Fraction(30000, 1001), 31)))
     assert ntsc[:8] == [0, 3, 6, 9, 12, 15, 17, 20]  # frame 18 is at 0.6006 s
+    assert numbers(write(tmp_path / "d.mp4", regular(50, 31)))[:6] == [0, 5, 10, 15, 20, 25]
+    film = numbers(write(tmp_path / "e.mp4", regular(Fraction(24000, 1001), 31)))
+    assert film[:10] == [0, 2, 4, 7, 9, 12, 14, 16, 19, 21]  # frame 12 is at 0.5005 s, late by what is tolerated
 
 
 @pytest.mark.parametrize(
-    ("suffix", "codec"), [(".mkv", "libx264"), (".webm", "libvpx-vp9"), (".avi", "mpeg4"), (".mov", "mpeg4")]
-)
+    ("suffix", "codec"),
+    [
+        (".mkv", "libx264"), (".webm", "libvpx-vp9"), (".avi", "mpeg4"), (".mov", "mpeg4"), (".mp4", "libsvtav1"),
+    ],
+)  # fmt: skip
 def test_every_container(tmp_path, suffix, codec):
     path = write(tmp_path / f"a{suffix}", regular(30, 30), codec=codec)
     assert numbers(path) == [0, 3, 6, 9, 12, 15, 18, 21, 24, 27]
@@ -103,7 +110,7 @@ def test_a_long_still_is_a_gap_and_said(tmp_path):
     got = [(t, number_of(image)) for t, image in read_frames(path, losses=losses)]
     assert [n for _, n in got] == [*range(10), *[9] * 9, *range(10, 20)]
     assert [round(t, 6) for t, _ in got][18:20] == [1.8, 4.0]
-    assert losses == [Skipped("2.1 s", "time without a picture", 21)]
+    assert losses == [Damaged("2.1 s", "time without a picture", 21)]
     chunks, _ = read(source(path, min_scene=1))
     assert [c.length for c in chunks] == [19, 10]
     assert chunks[0].scene != chunks[1].scene

@@ -11,7 +11,8 @@ import pytest
 from toy_waymo import frame
 
 from gwm.shards import SourceError
-from gwm.shards.tfrecord import frame_record, masked_crc, read_records
+from gwm.shards.schema import Damaged
+from gwm.shards.tfrecord import CUT_OFF, DIFFERS, NO_LENGTH, frame_record, masked_crc, read_records
 from gwm.shards.waymo import v1, v2
 from gwm.shards.wire import all_doubles, fields, put_bytes, put_doubles, put_varint, signed
 
@@ -38,8 +39,8 @@ def same(a, b):
 class Files:
     """A segment's components in memory."""
 
-    def __init__(self):
-        self.data = {}
+    def __init__(self, data=()):
+        self.data = dict(data)
 
     def write(self, component):
         files = self
@@ -82,20 +83,23 @@ def test_repeated_doubles_of_another_field_are_not_taken_for_them_nor_other_type
 
 
 @pytest.mark.parametrize(
-    ("data", "message"),
+    ("data", "whole", "item", "cause", "frames"),
     [
-        (GOLDEN[:-1], "record 0 is cut off"),
-        (GOLDEN[:5], "record 0 is cut off"),
-        (GOLDEN + GOLDEN[:14], "record 1 is cut off"),
-        (GOLDEN[:13] + b"X" + GOLDEN[14:], "checksum of its data"),
-        (b"\1" + GOLDEN[1:], "checksum of its length"),
-        (b"not a TFRecord at all", "checksum of its length"),
-        (HUGE + struct.pack("<I", masked_crc(HUGE)), "claims 1152921504606846976"),
+        (GOLDEN[:-1], 0, "record 0", CUT_OFF, 1),
+        (GOLDEN[:5], 0, "record 0", CUT_OFF, 1),
+        (GOLDEN + GOLDEN[:14], 1, "record 1", CUT_OFF, 1),
+        (GOLDEN[:13] + b"X" + GOLDEN[14:] + GOLDEN, 1, "record 0", DIFFERS, 1),  # the next one is found
+        (b"\1" + GOLDEN[1:], 0, "record 0 and what follows, about 0 frames", NO_LENGTH, 0),
+        (GOLDEN * 3 + b"\1" + GOLDEN[1:] + GOLDEN, 3, "record 3 and what follows, about 2 frames", NO_LENGTH, 2),
+        (b"not a TFRecord at all", 0, "record 0 and what follows, about 0 frames", NO_LENGTH, 0),
+        (HUGE + struct.pack("<I", masked_crc(HUGE)), 0, "record 0 and what follows, about 0 frames", NO_LENGTH, 0),
     ],
 )  # fmt: skip
-def test_damaged_records_are_named(data, message):
-    with pytest.raises(SourceError, match=f"file.tfrecord: .*{message}"):
-        list(read_records(io.BytesIO(data), "file.tfrecord"))
+def test_damaged_records_are_named_and_the_others_read(data, whole, item, cause, frames):
+    found = list(read_records(io.BytesIO(data), "file.tfrecord"))
+    assert [part for part in found if isinstance(part, bytes)] == [b"gwm"] * whole
+    (damaged,) = (part for part in found if not isinstance(part, bytes))
+    assert damaged == Damaged(f"file.tfrecord: {item}", cause, frames)
 
 
 def test_fields_come_back():
@@ -115,10 +119,8 @@ def test_a_damaged_frame_is_an_error_and_never_a_hang():
         for _ in range(rng.randint(1, 4)):
             damaged[rng.randrange(len(damaged))] = rng.randrange(256)
         damaged = bytes(damaged[: rng.randint(1, len(damaged))])
-        try:
-            list(v1.read_frames(io.BytesIO(frame_record(damaged)), "x"))
-        except SourceError:
-            refused += 1
+        (found,) = v1.read_frames(io.BytesIO(frame_record(damaged)), "x")
+        refused += isinstance(found, Damaged)
     assert refused > 200
 
 
@@ -178,12 +180,24 @@ def without(data: bytes, column: str) -> bytes:
         ("camera_image", v2.MICROS),
     ],
 )  # fmt: skip
-def test_nulls_that_are_needed_are_refused(component, column):
+def test_nulls_that_are_needed_are_damage(component, column):
     files = Files()
     v2.write_segment(files.write, (frame(i) for i in range(3)))
     files.data[component] = without(files.data[component], column)
-    with pytest.raises(SourceError):
-        list(v2.read_frames(files.read, "segment-x"))
+    (found,) = v2.read_frames(files.read, "segment-x")
+    assert (found.cause, found.frames) == ("its Parquet files cannot be read", 3 * (component != "vehicle_pose"))
+
+
+def test_moments_of_one_component_alone_are_not_lost():
+    """As in version 1: a frame without images; and one without a pose is damage."""
+    files, fewer = Files(), Files()
+    v2.write_segment(files.write, (frame(i) for i in range(6)))
+    v2.write_segment(fewer.write, (frame(i) for i in range(4)))
+    found = list(v2.read_frames(Files(files.data | {"camera_image": fewer.data["camera_image"]}).read, "x"))
+    assert [(f.micros, len(f.images)) for f in found] == [(frame(i).micros, 3 * (i < 4)) for i in range(6)]
+    found = list(v2.read_frames(Files(files.data | {"vehicle_pose": fewer.data["vehicle_pose"]}).read, "x"))
+    assert [f.micros for f in found[:4]] == [frame(i).micros for i in range(4)]
+    assert found[4:] == [Damaged(f"x: at {frame(i).micros} us", "a frame has no vehicle pose", 1) for i in (4, 5)]
 
 
 def test_an_image_that_is_null_has_no_bytes():
@@ -196,7 +210,7 @@ def test_an_image_that_is_null_has_no_bytes():
 
 @pytest.mark.parametrize("component", v2.COMPONENTS)
 @pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "column"])
-def test_damaged_components_are_refused(component, damage):
+def test_damaged_components_are_said_with_all_their_frames(component, damage):
     files = Files()
     v2.write_segment(files.write, (frame(i) for i in range(3)))
     data = files.data.pop(component)
@@ -208,5 +222,6 @@ def test_damaged_components_are_refused(component, damage):
         table, out = pq.read_table(io.BytesIO(data)), io.BytesIO()
         pq.write_table(table.drop_columns(table.column_names[-1]), out)
         files.data[component] = out.getvalue()
-    with pytest.raises(SourceError, match="segment-x"):
-        list(v2.read_frames(files.read, "segment-x"))
+    (found,) = v2.read_frames(files.read, "segment-x")
+    assert found.item.startswith("segment-x: after 0 frames: ")
+    assert (found.cause, found.frames) == ("its Parquet files cannot be read", 3 * (component != "vehicle_pose"))

@@ -1,5 +1,6 @@
 """Waymo's segments as chunks: both versions alike, nothing lost unseen."""
 
+import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from gwm.shards.motion import planar_pose
 from gwm.shards.reader import read_chunk
 from gwm.shards.schema import Chunk, Skipped
 from gwm.shards.sources.waymo import WaymoSource
-from gwm.shards.tfrecord import frame_record
+from gwm.shards.tfrecord import DIFFERS, NO_LENGTH, frame_record
 from gwm.shards.verify import verify
 from gwm.shards.waymo import v1, v2
 from gwm.shards.waymo.frame import AXES, Calibration, Frame, Image
@@ -143,16 +144,81 @@ def test_missing_cameras_and_gaps_break_chunks_and_are_counted(tmp_path):
     ]
 
 
-def test_what_stands_before_the_damage_is_kept(tmp_path):
-    path = write_v1(tmp_path / "in", (frame(i) for i in range(30)))
+def flip(path: Path, at: int) -> None:
+    """One bit of a file, whose size and time stay as they are."""
+    before = path.stat()
     data = bytearray(path.read_bytes())
-    data[len(data) * 2 // 3] ^= 1
+    data[at] ^= 1
     path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("part", range(12))
+def test_wherever_the_damage_is_frames_in_are_frames_out_and_frames_reported(tmp_path, part):
+    """All but the damaged frame are kept; all that follow a damaged length, whose number is estimated, are said."""
+    path = write_v1(tmp_path, [frame(i) for i in range(30)])
+    starts = np.cumsum([0, *(16 + len(v1.encode_frame(frame(i))) for i in range(30))])
+    record, length = part * 29 // 11, part % 3 == 2
+    flip(path, int(starts[record]) + (3 if length else 700))
+    chunks, skipped = read(source(tmp_path))
+    lost = Counter[str]()
+    for one in skipped:
+        lost[one.cause] += one.frames
+    assert sum(chunk.length for chunk in chunks) + sum(lost.values()) == 30
+    assert lost[NO_LENGTH if length else DIFFERS] == (30 - record if length else 1)
+    assert lost["gap between frames"] == 0
+
+
+def test_the_rest_of_a_damaged_parquet_file_is_counted(tmp_path):
+    write_v2(tmp_path, [frame(i) for i in range(30)])
+    (path,) = tmp_path.glob("*/camera_image/*")
+    path.write_bytes(path.read_bytes()[:-100])
+    chunks, skipped = read(source(tmp_path))
+    assert (chunks, [(part.cause, part.frames) for part in skipped]) == ([], [("its Parquet files cannot be read", 30)])
+
+
+@pytest.mark.parametrize("write", [write_v1, write_v2])
+def test_what_was_damaged_is_read_again_once_its_file_has_changed_and_nothing_else(tmp_path, write):
+    """A copy that is repaired has the same size as the damaged one."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    for name in ("1_0_000_20_000", NAME):
+        write(folder, [frame(i, name=name) for i in range(10)], name=name)
+    path = next(p for p in sorted(folder.rglob("*")) if p.is_file() and NAME in p.name)
+    at = path.stat().st_size - 2  # of the last checksum, or of the name of the format
+    flip(path, at)
+    assert preprocess(source(folder), out).frames < 20
+    flip(path, at)
+    os.utime(path, ns=(0, path.stat().st_mtime_ns))
+    assert preprocess(source(folder), out).new_shards == 0
+    path.touch()
+    report = preprocess(source(folder), out)
+    assert (report.frames, report.skipped, report.new_shards) == (20, [], 1)
+    path.touch()
+    assert preprocess(source(folder), out).new_shards == 0
+
+
+def test_a_record_that_is_there_twice_is_left_out_once(tmp_path):
+    write_v1(tmp_path, [frame(i) for i in (*range(8), 7, *range(8, 20))])
+    (chunk,), (skipped,) = read(source(tmp_path))
+    assert (chunk.length, skipped.cause, skipped.frames) == (20, "time does not advance", 1)
+
+
+def test_a_segment_in_two_files_does_not_end_the_run(tmp_path):
+    """Whether they come into one shard or two."""
+    for name in ("a", "b"):
+        write_v1(tmp_path / "in", [frame(i) for i in range(6)], name)
     report = preprocess(source(tmp_path / "in"), tmp_path / "out")
-    assert 15 < report.frames < 25
-    (skipped,) = report.skipped
-    assert skipped["item"] == NAME
-    assert "checksum" in skipped["cause"]
+    assert (report.samples, report.frames, report.skipped) == (2, 12, [])
+    assert {row.scene for row in map(open_dataset(tmp_path / "out").row, range(2))} == {NAME}
+
+
+def test_links_are_followed_and_each_folder_read_once(tmp_path):
+    write_v1(tmp_path / "disk", [frame(i) for i in range(6)])
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "training").symlink_to(tmp_path / "disk" / "validation")
+    (tmp_path / "in" / "round").symlink_to(tmp_path / "in")
+    (item,) = source(tmp_path / "in").items()
+    assert (item.name, item.split) == (NAME, "train")
 
 
 def test_a_velocity_that_is_not_there_is_taken_from_the_poses(tmp_path):

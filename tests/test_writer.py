@@ -193,7 +193,7 @@ def writer_of(out: Path) -> ShardWriter:
 
 def test_an_inconsistent_chunk_is_reported_with_its_frames(tmp_path: Path) -> None:
     (tmp_path / "jobs").mkdir()
-    record = write_job(tmp_path, "toy", Job(0, {"x": ""}), [make_chunk(0), make_chunk(0)])
+    record = write_job(tmp_path, "toy", Job(0, {"x": ""}), [make_chunk(0), make_chunk(0)], {})
     assert record.shard.samples == 1
     (skipped,) = record.skipped
     assert (skipped.cause, skipped.frames) == ("sample is not consistent", 12)

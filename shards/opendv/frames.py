@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from gwm.shards import ShardError, SourceError
 from gwm.shards.clips import Cutting, Run, Shot, cut_up
 from gwm.shards.images import decode_jpeg, fit_jpeg
-from gwm.shards.schema import Images, Skipped
+from gwm.shards.schema import Damaged, Images, Skipped
 from gwm.shards.storage import AnyPath
 
 
@@ -30,7 +30,7 @@ def frame_runs(
     for cause, numbers in lost.items():
         if numbers:
             item = f"{origin}: frames: {len(numbers)}, the first is {frame_file(numbers[0])}"
-            losses.append(Skipped(item, cause, len(numbers)))
+            losses.append(Damaged(item, cause, len(numbers)))
 
 
 def _shots(

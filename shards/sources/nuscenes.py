@@ -20,12 +20,13 @@ from gwm.shards.nuscenes.scene import VIEWS, Scene, Sensor
 from gwm.shards.nuscenes.splits import OFFICIAL, scene_names
 from gwm.shards.nuscenes.tables import read_scenes, version_folder
 from gwm.shards.nuscenes.vista import FRAMES, Clip, Exported, read_clips, write_clips
-from gwm.shards.schema import FRAME_RATE, Camera, Chunk, Floats, Motion, Skipped, clean_key
+from gwm.shards.schema import FRAME_RATE, Camera, Chunk, Damaged, Floats, Motion, Skipped, clean_key
 from gwm.shards.schema import VIEWS as ORDER
 from gwm.shards.storage import AnyPath, stamp
 
 MINI = {split: scene_names(OFFICIAL[split]) for split in ("mini_train", "mini_val")}  # parts of train and val
 SPLITS = ("train", "val", "test", *MINI, "all")
+GAP = "camera has a gap"
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +165,7 @@ class NuScenesSource:
         can_bus = read_can_bus(self.folder, scene.name)
         for message, state in can_bus.state.items():
             if state == "damaged":
-                yield Skipped(message_file(self.folder, scene.name, message).name, "CAN bus message is damaged")
+                yield Damaged(message_file(self.folder, scene.name, message).name, "CAN bus message is damaged")
         absent = [view for view in self._views if view not in scene.cameras]
         if absent:
             yield Skipped(f"{scene.name}: {', '.join(absent)}", "camera has no images", _length(scene, item.clips))
@@ -177,6 +178,15 @@ class NuScenesSource:
                 yield Skipped(f"{scene.name}: from its first image on", "not every camera has begun", moments.late)
             yield from self._runs(scene, moments, can_bus, losses)
             yield from _report(scene, losses)
+
+    def files(self, item: SceneItem) -> Iterator[AnyPath]:
+        """The messages and images of a scene."""
+        for message in MESSAGES:
+            yield message_file(self.folder, item.name, message)
+        for view in self._views:
+            if view in item.scene.cameras:
+                shots = item.scene.cameras[view].shots
+                yield from (self.folder / shots.file(i) for i in range(len(shots.files)))
 
     def _runs(self, scene: Scene, moments: Moments, can_bus: CanBus, losses: list[_Loss]) -> Iterator[Chunk | Skipped]:
         """The chunks of a scene; output times that are lost are appended to `losses`."""
@@ -202,7 +212,7 @@ class NuScenesSource:
         jpegs: dict[str, bytes] = {}
         causes: dict[str, str] = {}
         for view, pick in picks.items():
-            image = "camera has a gap" if pick < 0 else self._image(scene.cameras[view], pick)
+            image = GAP if pick < 0 else self._image(scene.cameras[view], pick)
             if isinstance(image, str):
                 causes[view] = image
             else:
@@ -281,7 +291,7 @@ class NuScenesSource:
             jpegs = [image for image in (held[i] for i in rows) if isinstance(image, dict)]
             if len(jpegs) < len(rows):
                 cause = next(image[1] for image in held.values() if isinstance(image, tuple))
-                yield Skipped(f"{scene.name}: clip {clip.number}", cause, FRAMES)
+                yield Damaged(f"{scene.name}: clip {clip.number}", cause, FRAMES)
                 continue
             micros = shots.micros[rows]
             motion, sources = motion_at(track, can_bus, micros)
@@ -345,7 +355,8 @@ def _report(scene: Scene, losses: list[_Loss]) -> Iterator[Skipped]:
         after = losses[i] if i < len(losses) else None
         if after is None or after != loss._replace(tick=loss.tick + 1):
             at = losses[first].tick / FRAME_RATE
-            yield Skipped(f"{scene.name}: {loss.views} from {at:.1f} s on", loss.cause, i - first)
+            kind = Skipped if loss.cause == GAP else Damaged
+            yield kind(f"{scene.name}: {loss.views} from {at:.1f} s on", loss.cause, i - first)
             first = i
 
 

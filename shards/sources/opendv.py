@@ -94,6 +94,10 @@ class OpenDVSource:
                 yield self._chunk(item, run, said, extra)
         yield from losses
 
+    def files(self, item: OpenDVPart) -> list[AnyPath]:
+        """The file that a part is of, or its extracted frames."""
+        return [item.path / frame_file(number) for number in range(*item.span)] if item.extracted else [item.path]
+
     def _chunk(self, item: OpenDVPart, run: Run, said: list[Annotation], extra: dict[str, object]) -> Chunk:
         video, zero = item.video, item.span[0] - item.begin
         ticks = np.array([shot.tick for shot in run.shots])

@@ -75,6 +75,10 @@ class VideoSource:
             yield self._chunk(item, run, extra)
         yield from losses
 
+    def files(self, item: VideoPart) -> list[AnyPath]:
+        """The file that a part is of."""
+        return [item.path]
+
     def _chunk(self, item: VideoPart, run: Run, extra: dict[str, object]) -> Chunk:
         ticks = np.array([shot.tick for shot in run.shots])
         return Chunk(

@@ -13,7 +13,7 @@ import numpy as np
 from gwm.shards import ShardError, SourceError
 from gwm.shards.images import FITS, Size, fit_camera, fit_jpeg, jpeg_size
 from gwm.shards.motion import forward_speed
-from gwm.shards.schema import FRAME_RATE, VIEWS, Camera, Chunk, Floats, Motion, Skipped, clean_key
+from gwm.shards.schema import FRAME_RATE, VIEWS, Camera, Chunk, Damaged, Floats, Motion, Skipped, clean_key
 from gwm.shards.storage import AnyPath, find, relative, stamp
 from gwm.shards.waymo import v1, v2
 from gwm.shards.waymo.frame import VIEWS as CAMERAS
@@ -23,6 +23,7 @@ SPLITS = {"training": "train", "validation": "val", "testing": "test", "testing_
 LOCATIONS = {"location_sf": "San Francisco", "location_phx": "Phoenix", "location_other": ""}
 LONGEST_STEP = 0.15  # s between two frames; a longer one is a gap
 SEGMENT_FRAMES = 200
+DAMAGED = "image is damaged"
 
 
 @dataclass(frozen=True)
@@ -90,52 +91,59 @@ class WaymoSource:
             name = re.sub(r"^(individual_files_\w+?_)?segment-|(_with_camera_labels)?\.tfrecord$", "", path.name)
             found.append(self._segment(name, path, 1, stamp(path)))
         for path in find(self.folder, "camera_image/*.parquet"):
-            found.append(self._segment(path.stem, path.parent.parent, 2, stamp(path)))
+            folder = path.parent.parent
+            sizes = "-".join(stamp(folder / component / path.name) for component in v2.COMPONENTS)
+            found.append(self._segment(path.stem, folder, 2, sizes))
         if not found:
             raise SourceError(f"no segment in {self.folder} nor in its subfolders; {_WHAT_TO_DO}")
         return sorted(found, key=lambda segment: segment.name)
 
-    def _segment(self, name: str, path: AnyPath, version: int, bytes_: str) -> Segment:
+    def _segment(self, name: str, path: AnyPath, version: int, sizes: str) -> Segment:
         folders = reversed(relative(path, self.folder).parts)
         split = next((SPLITS[part] for part in folders if part in SPLITS), "train")
-        return Segment(name, split, path, version, SEGMENT_FRAMES * len(self.views), bytes_)
+        return Segment(name, split, path, version, SEGMENT_FRAMES * len(self.views), sizes)
 
     def chunks(self, item: Segment) -> Iterator[Chunk | Skipped]:
-        """The chunks of a segment, and what is left out of it. SourceError where its files are damaged."""
+        """The chunks of a segment, and what is left out of it."""
         run, began = _Run(), 0
         last: Frame | None = None
+        lost = 0  # frames since the last one
         lacking: Counter[tuple[str, str]] = Counter()  # images of (view, cause)
         since: dict[tuple[str, str], float] = {}
-        error: SourceError | None = None
-        frames = _frames(item)
-        while True:
-            try:
-                frame = next(frames, None)
-            except SourceError as damage:  # what was read before it is used
-                frame, error = None, damage
-            if frame is None:
-                break
+        for frame in _frames(item):
+            if isinstance(frame, Damaged):
+                lost += frame.frames
+                yield frame
+                continue
             began = began or frame.micros
-            yield from _gap(last, frame, began)
-            last = frame
+            if last is not None and frame.micros <= last.micros:
+                yield Skipped(f"{item.name}: {_at(frame, began)}", "time does not advance", 1)
+                continue
+            yield from _gap(item, last, frame, began, lost)
+            last, lost = frame, 0
             jpegs, missing = self._images(frame)
-            for lost in missing:
-                since.setdefault(lost, (frame.micros - began) / 1e6)
-                lacking[lost] += 1
+            for one in missing:
+                since.setdefault(one, (frame.micros - began) / 1e6)
+                lacking[one] += 1
             if run.frames and (len(run.frames) == self.frames or not run.goes_on(frame, jpegs)):
                 yield from self._finish(item, run, began)
                 run = _Run()
             if not jpegs:
-                yield Skipped(_at(frame, began), "no image of any camera", 1)
+                yield Skipped(f"{item.name}: {_at(frame, began)}", "no image of any camera", 1)
                 continue
             run.frames.append(frame)
             run.jpegs.append(jpegs)
         if run.frames:
             yield from self._finish(item, run, began)
         for (view, cause), count in lacking.items():
-            yield Skipped(f"{item.name}: {view}, {count} images, the first at {since[view, cause]:.1f} s", cause)
-        if error is not None:
-            raise error
+            where = f"{item.name}: {view}, {count} images, the first at {since[view, cause]:.1f} s"
+            yield (Damaged if cause == DAMAGED else Skipped)(where, cause)
+
+    def files(self, item: Segment) -> list[AnyPath]:
+        """What a segment is read from."""
+        if item.version == 1:
+            return [item.path]
+        return [_component(item, component) for component in v2.COMPONENTS]
 
     def _images(self, frame: Frame) -> tuple[dict[str, bytes], list[tuple[str, str]]]:
         """The frame's images as they are stored, by view, and which are not there and why."""
@@ -154,20 +162,21 @@ class WaymoSource:
                         continue
                     jpegs[view] = fit_jpeg(jpeg, self.size, self.fit)
                 except ShardError:
-                    missing.append((view, "image is damaged"))
+                    missing.append((view, DAMAGED))
         return jpegs, missing
 
     def _finish(self, item: Segment, run: _Run, began: int) -> Iterator[Chunk | Skipped]:
         """The chunk of a run, or the report of one that is too short."""
         first, length = run.frames[0], len(run.frames)
         if length < min(self.min_frames, self.frames):
-            yield Skipped(_at(first, began), f"fewer than {self.min_frames} frames between gaps", length)
+            where = f"{item.name}: {_at(first, began)}"
+            yield Skipped(where, f"fewer than {self.min_frames} frames between gaps", length)
             return
         times = np.array([frame.micros - began for frame in run.frames])
         views = tuple(run.jpegs[0])
         cameras = sorted((c for c in first.calibrations if c.view in views), key=lambda c: VIEWS.index(c.view))
         yield Chunk(
-            key=clean_key(self.name, first.segment, f"{round(times[0] / 1e6 * FRAME_RATE):03d}"),
+            key=clean_key(self.name, item.name, f"{round(times[0] / 1e6 * FRAME_RATE):03d}"),
             scene=first.segment,
             split=item.split,
             origin=first.segment,
@@ -201,17 +210,20 @@ def describe(frame: Frame) -> str:
     return ", ".join(part for part in (frame.time_of_day.lower(), frame.weather.lower(), place) if part)
 
 
-def _frames(item: Segment) -> Iterator[Frame]:
+def _frames(item: Segment) -> Iterator[Frame | Damaged]:
     if item.version == 1:
         try:
             with item.path.open("rb") as file:
                 yield from v1.read_frames(file, item.name)
         except OSError as error:
-            raise SourceError(f"{item.name}: cannot be read: {error.strerror or error}") from error
+            yield Damaged(item.name, f"cannot be read: {error.strerror or error}")
     else:
-        yield from v2.read_frames(
-            lambda component: (item.path / component / f"{item.name}.parquet").open("rb"), item.name
-        )
+        yield from v2.read_frames(lambda component: _component(item, component).open("rb"), item.name)
+
+
+def _component(item: Segment, component: str) -> AnyPath:
+    """The file of one of the components of version 2."""
+    return item.path / component / f"{item.name}.parquet"
 
 
 def _speed(frames: Sequence[Frame]) -> Floats | None:
@@ -226,11 +238,13 @@ def _speed(frames: Sequence[Frame]) -> Floats | None:
     return np.array(speeds)
 
 
-def _gap(last: Frame | None, frame: Frame, began: int) -> Iterator[Skipped]:
+def _gap(item: Segment, last: Frame | None, frame: Frame, began: int, lost: int) -> Iterator[Skipped]:
+    """The frames that are not there between two, beside those that are `lost` to damage."""
     step = 0 if last is None else (frame.micros - last.micros) / 1e6
-    if last is not None and step > LONGEST_STEP:
-        yield Skipped(f"{_at(last, began)}: {step:.1f} s", "gap between frames", round(step * FRAME_RATE) - 1)
+    absent = round(step * FRAME_RATE) - 1 - lost
+    if last is not None and step > LONGEST_STEP and absent > 0:
+        yield Skipped(f"{item.name}: {_at(last, began)}: {step:.1f} s", "gap between frames", absent)
 
 
 def _at(frame: Frame, began: int) -> str:
-    return f"{frame.segment} at {(frame.micros - began) / 1e6:.1f} s"
+    return f"at {(frame.micros - began) / 1e6:.1f} s"

@@ -94,6 +94,10 @@ class WorldSource:
             text=scene.text,
         )
 
+    def files(self, _: Scene) -> tuple[()]:
+        """A town is in no file."""
+        return ()
+
     def settings(self) -> dict[str, object]:
         """What the scenes were made from, as JSON values. Their number is none of it: more can be added."""
         plain = {

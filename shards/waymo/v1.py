@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from gwm.shards import SourceError
-from gwm.shards.schema import Floats
+from gwm.shards.schema import Damaged, Floats
 from gwm.shards.tfrecord import read_records
 from gwm.shards.waymo.frame import CAMERA_NAMES, VIEWS, Calibration, Frame, Image
 from gwm.shards.wire import (
@@ -30,10 +30,13 @@ from gwm.shards.wire import (
 IDENTITY = np.eye(4)
 
 
-def read_frames(file: BinaryIO, name: str) -> Iterator[Frame]:
-    """The frames of one segment's file, one in memory at a time. Raises SourceError for damage, naming the record."""
+def read_frames(file: BinaryIO, name: str) -> Iterator[Frame | Damaged]:
+    """The frames of one segment's file, one in memory at a time, and in their places those that cannot be read."""
     context, known = b"", None
     for number, data in enumerate(read_records(file, name)):
+        if isinstance(data, Damaged):
+            yield data
+            continue
         try:
             found = _collect(memoryview(data), {1: message, 2: whole, 3: message}, {4: message})
             if found[1] != context or known is None:  # the same in every frame of a segment
@@ -43,7 +46,7 @@ def read_frames(file: BinaryIO, name: str) -> Iterator[Frame]:
                 segment, found[2] or 0, _transform(found[3]), _images(found[4]), calibrations, *stats
             )  # fmt: skip
         except SourceError as error:
-            raise SourceError(f"{name}: record {number} is no Waymo frame: {error}") from error
+            yield Damaged(f"{name}: record {number}: {error}", "a record is no Waymo frame", 1)
 
 
 def _collect(data: memoryview, one: dict[int, Any], many: dict[int, Any]) -> dict[int, Any]:
