@@ -189,6 +189,6 @@ def _load(path: Path) -> LatentDataset:
         cameras = tuple(_camera(c) for c in header["cameras"][i])
         text, captions = header["texts"][i]
         captions = tuple(Caption(**caption) for caption in captions)
-        said.append(Description("", "", "", (), np.empty(0), motion, cameras, text, captions, {}))
+        said.append(Description("", "", "", (), np.empty(0), motion, cameras, text, captions, "", {}))
     damaged = {int(row): why for row, why in header["damaged"].items()}
     return LatentDataset(tensors["latents"], tuple(offsets), tuple(header["keys"]), tuple(said), damaged)

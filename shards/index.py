@@ -44,6 +44,8 @@ INDEX_SCHEMA = pa.schema(
         ("has_steering", pa.bool_()),
         ("has_cameras", pa.bool_()),
         ("text", pa.string()),
+        ("captions", pa.int32()),  # how many: they are in the JSON
+        ("fit", pa.string()),  # "crop" or "letterbox", see gwm.shards.images.fit; "" for frames as they were
         ("frame_offsets", pa.list_(pa.int64())),  # view-major: all frames of views[0], then of views[1], ...
         ("frame_sizes", pa.list_(pa.int32())),
         ("frame_crc32", pa.list_(pa.uint32())),
@@ -84,6 +86,8 @@ class Row:
     has_steering: bool
     has_cameras: bool
     text: str
+    captions: int
+    fit: str
     frame_offsets: npt.NDArray[np.int64]  # (K * T,)
     frame_sizes: npt.NDArray[np.int32]  # (K * T,)
     frame_crc32: npt.NDArray[np.uint32]  # (K * T,)

@@ -34,6 +34,7 @@ class Description:
     cameras: tuple[Camera, ...]
     text: str
     captions: tuple[Caption, ...]
+    fit: str
     extra: Mapping[str, Any]
 
 
@@ -63,6 +64,7 @@ def describe(chunk: Chunk) -> Description:
         chunk.cameras,
         chunk.text,
         chunk.captions,
+        chunk.fit,
         chunk.extra,
     )
 
@@ -150,6 +152,7 @@ def encode_description(description: Description) -> bytes:
         ],
         "text": description.text,
         "captions": [vars(caption) for caption in description.captions],
+        "fit": description.fit,
         "extra": dict(description.extra),
     }
     try:
@@ -172,6 +175,7 @@ def decode_description(data: bytes) -> Description:
             tuple(_camera(camera) for camera in fields["cameras"]),
             fields["text"],
             tuple(Caption(**caption) for caption in fields["captions"]),
+            fields["fit"],
             fields["extra"],
         )
     except (ValueError, TypeError, KeyError) as error:

@@ -18,7 +18,7 @@ FRAME_RATE = 10.0  # Hz, of every chunk
 VIEWS = (  # clockwise from the front
     "front", "front_right", "side_right", "back_right", "back", "back_left", "side_left", "front_left",
 )  # fmt: skip
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Floats = npt.NDArray[np.float64]
 Images = npt.NDArray[np.uint8]
@@ -76,7 +76,8 @@ class Chunk:
     cameras: tuple[Camera, ...] = ()
     text: str = ""
     captions: tuple[Caption, ...] = ()
-    extra: Mapping[str, Any] = field(default_factory=dict)  # JSON values, such as how the frame was cropped
+    fit: str = ""  # how frames were brought to their size, see gwm.shards.images.fit; "" where they were not
+    extra: Mapping[str, Any] = field(default_factory=dict)  # JSON values, such as the size of the source
 
     @property
     def length(self) -> int:

@@ -42,7 +42,8 @@ def info(path: AnyPath) -> dict[str, Any]:
         name: float(np.mean(dataset.table.column(f"has_{name}").to_pylist()))
         for name in ("pose", "speed", "steering", "cameras")
     }
-    present["text"] = float(np.mean([bool(text) for text in dataset.table.column("text").to_pylist()]))
+    said = zip(*(dataset.table.column(name).to_pylist() for name in ("text", "captions")), strict=True)
+    present["text"] = float(np.mean([bool(text or captions) for text, captions in said]))
     return {
         "path": str(path),
         "schema_version": SCHEMA_VERSION,
@@ -101,6 +102,8 @@ def _check_description(row: Row, data: bytes) -> Iterator[str]:
         ("split", description.split, row.split),
         ("origin", description.origin, row.origin),
         ("text", description.text, row.text),
+        ("captions", len(description.captions), row.captions),
+        ("fit", description.fit, row.fit),
         ("pose", motion.pose is not None, row.has_pose),
         ("speed", motion.speed is not None, row.has_speed),
         ("steering", motion.steering is not None, row.has_steering),

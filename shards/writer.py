@@ -249,6 +249,8 @@ def _row(
         has_steering=motion.steering is not None,
         has_cameras=len(description.cameras) == len(description.views),
         text=description.text,
+        captions=len(description.captions),
+        fit=description.fit,
         frame_offsets=np.array([offsets[name] for name in names], np.int64),
         frame_sizes=np.array([len(members[name]) for name in names], np.int32),
         frame_crc32=np.array([zlib.crc32(members[name]) for name in names], np.uint32),

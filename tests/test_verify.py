@@ -21,8 +21,8 @@ def test_what_is_no_dataset_is_refused(tmp_path: Path) -> None:
     dataset = toy(tmp_path / "out")
     file = dataset.path / "dataset.json"
     text = file.read_text()
-    file.write_text(text.replace('"schema_version": 2', '"schema_version": 99'))
-    with pytest.raises(ShardError, match="schema version 99, this gwm reads 2"):
+    file.write_text(text.replace('"schema_version": 3', '"schema_version": 99'))
+    with pytest.raises(ShardError, match="schema version 99, this gwm reads 3"):
         open_dataset(dataset.path)
     for damaged in (text[:-20], "[]", text.replace('"shards"', '"shrads"')):
         file.write_text(damaged)

@@ -114,7 +114,7 @@ def test_dataset_json_says_what_is_inside(tmp_path: Path) -> None:
     records = [write_shard(tmp_path / "out", chunks[i : i + 2], i // 2, lost if i == 2 else ()) for i in (0, 2, 4)]
     complete(tmp_path / "out", "toy", {"seed": 1}, records, lost)
     fields = json.loads((tmp_path / "out" / "dataset.json").read_text())
-    assert (fields["schema_version"], fields["source"], fields["settings"]) == (2, "toy", {"seed": 1})
+    assert (fields["schema_version"], fields["source"], fields["settings"]) == (3, "toy", {"seed": 1})
     assert (fields["views"], fields["sizes"], fields["frame_rate"]) == (["front"], {"front": list(SIZE)}, 10.0)
     assert fields["counts"] == {
         "samples": 5,

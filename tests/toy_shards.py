@@ -42,7 +42,8 @@ def make_chunk(index: int, length: int = 12, views: Iterable[str] = ("front",), 
         motion=Motion(integrate(speed, steering), speed, steering),
         cameras=tuple(make_camera(view) for view in frames),
         text="Straße, night",
-        extra={"fit": "crop", "start": 0.5},
+        fit="crop",
+        extra={"start": 0.5},
     )
 
 

@@ -262,8 +262,8 @@ class NuScenesSource:
             motion=motion,
             cameras=tuple(self._camera(sensor.camera()) for sensor in cameras),
             text=scene.description,
+            fit="" if self.size is None else self.fit,
             extra={
-                "fit": self.fit,
                 "rate": "raw" if self.annotations is not None else self.rate,
                 "source_sizes": {view: [c.width, c.height] for view, c in zip(self._views, cameras, strict=True)},
                 "location": scene.location,

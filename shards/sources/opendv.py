@@ -111,8 +111,8 @@ class OpenDVSource:
             frames={"front": [shot.jpeg for shot in run.shots]},
             timestamps=(ticks - run.began) / FRAME_RATE,
             captions=captions_of(said, first, len(ticks)),
+            fit=self.cutting.fit,
             extra={
-                "fit": self.cutting.fit,
                 **extra,
                 "start_time": video.start_discard + first / FRAME_RATE,  # s since the video's first frame
                 **{name: value for name, value in known.items() if value},

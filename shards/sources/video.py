@@ -69,7 +69,7 @@ class VideoSource:
     def chunks(self, item: VideoPart) -> Iterator[Chunk | Skipped]:
         """The chunks of one file in order, then what is left out of it. Raises SourceError for what is no video."""
         info = probe(item.path)
-        extra = {"fit": self.cutting.fit, "source_size": [info.width, info.height], "source_fps": info.fps}
+        extra = {"source_size": [info.width, info.height], "source_fps": info.fps}
         losses: list[Skipped] = []
         for run in runs(item.path, item.origin, item.part, self.cutting, losses):
             yield self._chunk(item, run, extra)
@@ -88,6 +88,7 @@ class VideoSource:
             origin=item.origin,
             frames={"front": [shot.jpeg for shot in run.shots]},
             timestamps=(ticks - run.began) / FRAME_RATE,
+            fit=self.cutting.fit,
             extra={**extra, "start_time": run.shots[0].tick / FRAME_RATE},
         )
 

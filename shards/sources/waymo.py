@@ -185,8 +185,8 @@ class WaymoSource:
             motion=Motion(np.stack([frame.pose for frame in run.frames]), _speed(run.frames)),
             cameras=tuple(self._camera(c.camera()) for c in cameras),
             text=describe(first),
+            fit="" if self.size is None else self.fit,
             extra={
-                "fit": self.fit,
                 "source_sizes": {c.view: [c.width, c.height] for c in cameras},
                 "distortion": {c.view: list(c.intrinsic[4:]) for c in cameras},  # k1 k2 p1 p2 k3, of the whole image
                 "first_timestamp_micros": first.micros,
