@@ -59,7 +59,7 @@ from gwm.shards.world import Renderer, front_camera, make_scene
 
 SIZE = (512, 288)
 SECONDS, FPS = 60, 30  # of the rendered video
-WORKED = 2400  # frames that the workers share, at least, in jobs of about 200
+WORKED = 4800  # frames that the workers share, at least, in jobs of about 200
 RECORDS = 60  # frames of Waymo
 SCENE_SECONDS = 20.0  # of a scene of nuScenes
 LENGTH = 25  # frames of a window

@@ -126,7 +126,7 @@ def _opened(path: AnyPath) -> Iterator[tuple[InputContainer, VideoStream]]:
     with ExitStack() as files:
         try:
             file: Any = str(path) if is_local(path) else files.enter_context(path.open("rb"))
-            container = files.enter_context(av.open(file))
+            container = files.enter_context(av.open(file, metadata_errors="replace"))
         except (av.FFmpegError, OSError) as error:
             raise SourceError(f"{path}: cannot be read as a video ({error.strerror or error})") from error
         stream = container.streams.best("video")

@@ -24,7 +24,7 @@ from gwm.shards import SourceError
 from gwm.shards.images import encode_jpeg
 from gwm.shards.nuscenes.moments import LONGEST, as_they_come, at_ten_hertz, nearest
 from gwm.shards.nuscenes.scene import VIEWS
-from gwm.shards.nuscenes.splits import OFFICIAL, SPLIT_OF, scene_names
+from gwm.shards.nuscenes.splits import OFFICIAL, SPLIT_OF
 from gwm.shards.nuscenes.tables import read_scenes, version_folder
 from gwm.shards.nuscenes.track import Track, matrices, quaternion
 from gwm.shards.nuscenes.write import TABLES, Taken
@@ -43,8 +43,10 @@ def edit(folder, table, change):
 
 
 def test_official_splits():
-    sizes = {name: len(set(scene_names(ranges))) for name, ranges in OFFICIAL.items()}
-    assert sizes == {"train": 700, "val": 150, "test": 150, "mini_train": 8, "mini_val": 2}
+    sizes = {name: len(set(scenes)) for name, scenes in OFFICIAL.items()}
+    halves = {"train_detect": 350, "train_track": 350}
+    assert sizes == {"train": 700, "val": 150, "test": 150, "mini_train": 8, "mini_val": 2, **halves}
+    assert {*OFFICIAL["train_detect"], *OFFICIAL["train_track"]} == set(OFFICIAL["train"])
     assert len(SPLIT_OF) == 1000
     assert (SPLIT_OF["scene-0061"], SPLIT_OF["scene-0103"], SPLIT_OF["scene-0077"]) == ("train", "val", "test")
 

@@ -18,6 +18,12 @@ TEST = """
 77-91 111-119 140 142-148 265-266 279-282 307-314 333-343 481-498 547-551 601-604 606-624 827-831 833-842
 844-846 932-933 935-943 1026-1043
 """
+TRAIN_DETECT = """
+1-2 41-76 161-168 170-176 190-196 199-200 202-204 206-214 254-264 283-306 315-318 321 323-324 347-375 382
+420-439 457-459 461-465 467-469 471-472 474-480 566 568 570-578 580 582-583 665-679 681 683-689 739-741 744
+746-747 749-752 757-765 767-769 868-873 875-878 880 882-903 945 947 949 952-953 955-961 975-984 988-991
+1011-1025 1074-1102 1104-1105
+"""
 MINI_TRAIN = """
 61 553 655 757 796 1077 1094 1100
 """
@@ -35,11 +41,16 @@ def scene_names(ranges: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-OFFICIAL = {"train": TRAIN, "val": VAL, "test": TEST, "mini_train": MINI_TRAIN, "mini_val": MINI_VAL}
+OFFICIAL = {
+    "train": scene_names(TRAIN), "val": scene_names(VAL), "test": scene_names(TEST),
+    "train_detect": scene_names(TRAIN_DETECT),  # the halves of train
+    "train_track": tuple(name for name in scene_names(TRAIN) if name not in scene_names(TRAIN_DETECT)),
+    "mini_train": scene_names(MINI_TRAIN), "mini_val": scene_names(MINI_VAL),
+}  # fmt: skip
 OURS = {"train": "train", "val": "val", "test": "test", "mini_train": "train", "mini_val": "val"}  # our name of each
-SPLIT_OF = {name: split for split in ("train", "val", "test") for name in scene_names(OFFICIAL[split])}
+SPLIT_OF = {name: split for split in ("train", "val", "test") for name in OFFICIAL[split]}
 # Two of mini_train's scenes, 553 and 796, are "val" in v1.0-trainval.
-MINI_SPLIT_OF = {name: OURS[split] for split in ("mini_train", "mini_val") for name in scene_names(OFFICIAL[split])}
+MINI_SPLIT_OF = {name: OURS[split] for split in ("mini_train", "mini_val") for name in OFFICIAL[split]}
 
 
 def split_of(version: str, scene: str) -> str | None:

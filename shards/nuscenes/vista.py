@@ -67,12 +67,6 @@ def clip_starts(scene: Scene) -> list[int]:
     return [int(i) for i in starts if i + FRAMES <= len(key) and key[i : i + FRAMES : STRIDE].all()]
 
 
-def clip_names(scenes: Iterable[Scene], split: str = "val") -> list[str]:
-    """The list of Vista's clips in a split, in its order: each named by its first file."""
-    ordered = sorted((scene for scene in scenes if scene.split == split), key=lambda scene: scene.token)
-    return [scene.cameras["front"].shots.file(i) for scene in ordered for i in clip_starts(scene)]
-
-
 def write_clips(path: AnyPath, folder: AnyPath, scenes: Iterable[Scene]) -> Exported:
     """Write the clips of `scenes` of the dataset in `folder`, in Vista's order, to the file `path`."""
     count, without = 0, 0

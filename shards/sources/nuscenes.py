@@ -17,15 +17,15 @@ from gwm.shards.nuscenes.can_bus import MESSAGES, CanBus, message_file, read_can
 from gwm.shards.nuscenes.drive import ego_track, motion_at
 from gwm.shards.nuscenes.moments import RATES, Moments, as_they_come, at_ten_hertz
 from gwm.shards.nuscenes.scene import VIEWS, Scene, Sensor
-from gwm.shards.nuscenes.splits import OFFICIAL, scene_names
+from gwm.shards.nuscenes.splits import OFFICIAL
 from gwm.shards.nuscenes.tables import read_scenes, version_folder
 from gwm.shards.nuscenes.vista import FRAMES, Clip, Exported, read_clips, write_clips
 from gwm.shards.schema import FRAME_RATE, Camera, Chunk, Damaged, Floats, Motion, Skipped, clean_key
 from gwm.shards.schema import VIEWS as ORDER
 from gwm.shards.storage import AnyPath, stamp
 
-MINI = {split: scene_names(OFFICIAL[split]) for split in ("mini_train", "mini_val")}  # parts of train and val
-SPLITS = ("train", "val", "test", *MINI, "all")
+PARTS = ("train_detect", "train_track", "mini_train", "mini_val")  # of train and val
+SPLITS = ("train", "val", "test", *PARTS, "all")
 GAP = "camera has a gap"
 
 
@@ -139,8 +139,8 @@ class NuScenesSource:
         return scenes
 
     def _wants(self, scene: Scene) -> bool:
-        if self.split in MINI:
-            return scene.name in MINI[self.split]
+        if self.split in PARTS:
+            return scene.name in OFFICIAL[self.split]
         return self.split in ("all", scene.split)
 
     def _item(self, scene: Scene, clips: tuple[Clip, ...], sizes: Mapping[str, str]) -> SceneItem:

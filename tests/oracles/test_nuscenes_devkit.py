@@ -9,7 +9,7 @@ from toy_nuscenes import recording, without, write
 
 from gwm.pipelines.world import write_world
 from gwm.shards.nuscenes.can_bus import read_can_bus
-from gwm.shards.nuscenes.splits import OFFICIAL, scene_names
+from gwm.shards.nuscenes.splits import OFFICIAL
 from gwm.shards.nuscenes.tables import read_scenes
 from gwm.shards.sources.world import WorldSource
 
@@ -122,5 +122,5 @@ def test_can_bus_missing(tmp_path):
 
 def test_splits_are_the_official_ones():
     official = defaultdict(set, {name: set(names) for name, names in splits.create_splits_scenes().items()})
-    for name, ranges in OFFICIAL.items():
-        assert set(scene_names(ranges)) == official[name]
+    for name, scenes in OFFICIAL.items():
+        assert set(scenes) == official[name]
