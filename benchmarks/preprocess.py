@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from PIL import Image as Pillow
 
-from gwm.pipelines.cuts import transnet_cuts
+from gwm.pipelines.cuts import TransNetCuts
 from gwm.pipelines.loader import Shape, evaluation_batches
 from gwm.pipelines.preprocess import preprocess
 from gwm.pipelines.workers import in_processes, one_thread
@@ -151,7 +151,7 @@ def videos(source: Path, folder: Path, rounds: int) -> dict[str, Any]:
             subprocess.run(command, check=True)
             shutil.rmtree(out)
 
-    work: Work = {"gwm": lambda: ours(transnet_cuts()), "gwm without cut detection": lambda: ours(None)}
+    work: Work = {"gwm": lambda: ours(TransNetCuts()), "gwm without cut detection": lambda: ours(None)}
     if shutil.which("ffmpeg"):
         work["ffmpeg"] = ffmpeg
     else:
@@ -190,7 +190,7 @@ def workers(source: Path, folder: Path, rounds: int) -> dict[str, Any]:
     def run(count: int) -> None:
         out = next(new)
         with patch("gwm.shards.plan.SHARD_IMAGES", 200):  # so that there are several jobs for each worker
-            preprocess(VideoSource(many, Cutting(transnet_cuts(), SIZE)), out, workers=in_processes(count))
+            preprocess(VideoSource(many, Cutting(TransNetCuts(), SIZE)), out, workers=in_processes(count))
         shutil.rmtree(out)
 
     def one_thread_alone() -> None:

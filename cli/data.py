@@ -208,9 +208,9 @@ def _finder(cuts: bool) -> FindCuts | None:
     """TransNetV2, or nothing: then PyTorch is not loaded either."""
     if not cuts:
         return None
-    from gwm.pipelines.cuts import transnet_cuts
+    from gwm.pipelines.cuts import TransNetCuts
 
-    return transnet_cuts()
+    return TransNetCuts()
 
 
 def _native(size: str) -> tuple[int, int] | None:

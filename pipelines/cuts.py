@@ -17,9 +17,15 @@ LEAST_CHANGE = 5.0  # grey levels
 
 @dataclass(frozen=True)
 class TransNetCuts:
-    """A `gwm.shards.cuts.FindCuts`. Holds no weights, so that a source that carries it is cheap to send to a worker."""
+    """A `gwm.shards.cuts.FindCuts` for frames at 10 Hz, on the CPU: results do not depend on who has a GPU.
 
-    device: str = "cpu"
+    TransNetV2 was trained at about 25 frames/s. On 24 hard cuts between five driving videos it found all at 10 Hz as
+    at the native rate, at a third of the cost, and none within the videos (largest probability there: 0.05; smallest
+    at a cut: 0.66). Of dissolves of 0.1 to 2 s between two of them all but the outermost frames were marked. It does
+    not find a jump in time along the same road. It holds no weights, so that a source that carries it is cheap to
+    send to a worker.
+    """
+
     name: str = "transnetv2 where the picture changes"
 
     def __call__(self, thumbnails: Images) -> npt.NDArray[np.bool_]:
@@ -36,9 +42,9 @@ class TransNetCuts:
         from gwm.pipelines.transnet import load_transnet
 
         with torch.inference_mode():
-            frames = torch.from_numpy(thumbnails).to(self.device)
-            middle, transition = load_transnet(self.device).predict_raw(frames[None])
-        ends = torch.maximum(middle, transition)[0, :, 0].cpu().numpy() > THRESHOLD
+            frames = torch.from_numpy(thumbnails)
+            middle, transition = load_transnet().predict_raw(frames[None])
+        ends = torch.maximum(middle, transition)[0, :, 0].numpy() > THRESHOLD
         return np.concatenate([[False], ends[:-1]])
 
 
@@ -52,14 +58,3 @@ def picture_changes(thumbnails: Images) -> bool:
     cells = reduce(thumbnails.astype(np.float32), "n (h y) (w x) c -> n h w c", "mean", y=9, x=8)
     change = np.abs(cells[LAG:] - cells[:-LAG]).mean((1, 2, 3))
     return bool((change > LEAST_CHANGE).any())
-
-
-def transnet_cuts(device: str = "cpu") -> TransNetCuts:
-    """The cut detector to give to a `VideoSource`, for frames at 10 Hz.
-
-    TransNetV2 was trained at about 25 frames/s. On 24 hard cuts between five driving videos it found all at 10 Hz as
-    at the native rate, at a third of the cost, and none within the videos (largest probability there: 0.05; smallest
-    at a cut: 0.66). Of dissolves of 0.1 to 2 s between two of them all but the outermost frames were marked. It does
-    not find a jump in time along the same road.
-    """
-    return TransNetCuts(device)

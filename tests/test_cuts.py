@@ -56,13 +56,13 @@ def view(seed: int, at: float) -> np.ndarray:
 def test_transnet_finds_the_cuts_and_touches_nothing_else():
     """Its constructor reseeds every global generator and makes torch deterministic."""
     torch = pytest.importorskip("torch")
-    from gwm.pipelines.cuts import transnet_cuts
+    from gwm.pipelines.cuts import TransNetCuts
 
     torch.manual_seed(3)
     random.seed(3)
     before = torch.get_rng_state(), random.getstate(), torch.are_deterministic_algorithms_enabled()
     images = [view(scene, 2.0 * i) for scene in range(3) for i in range(14)]
-    marked = mark_cuts(enumerate(images), transnet_cuts())
+    marked = mark_cuts(enumerate(images), TransNetCuts())
     assert [i for i, cut in marked if cut] == [14, 28]
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (random.getstate(), torch.are_deterministic_algorithms_enabled()) == before[1:]
@@ -95,8 +95,8 @@ def test_a_change_of_scene_is_looked_at(frames):
 
 def test_calm_footage_does_not_load_pytorch():
     code = (
-        "import sys, numpy as np; from gwm.pipelines.cuts import transnet_cuts; "
+        "import sys, numpy as np; from gwm.pipelines.cuts import TransNetCuts; "
         "calm = np.arange(100, dtype=np.uint8)[:, None, None, None].repeat(27, 1).repeat(48, 2).repeat(3, 3) // 4; "
-        "assert not transnet_cuts()(calm).any(); assert 'torch' not in sys.modules"
+        "assert not TransNetCuts()(calm).any(); assert 'torch' not in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
