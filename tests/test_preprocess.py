@@ -10,6 +10,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -208,11 +209,17 @@ def test_a_dataset_in_an_object_store_is_the_same(tmp_path):
     assert len(open_dataset(out)) == 4
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
-def test_a_read_only_folder_is_one_error(tmp_path):
-    (tmp_path / "out").mkdir(mode=0o500)
-    with pytest.raises(ShardError, match="cannot write into"):
-        preprocess(Toy(), tmp_path / "out")
+def test_a_read_only_folder_is_one_error():
+    user = os.geteuid()
+    with TemporaryDirectory() as folder:
+        os.chmod(folder, 0o555)
+        if user == 0:
+            os.seteuid(65534)  # nobody: nothing is read-only for root
+        try:
+            with pytest.raises(ShardError, match=r"cannot write into .*: Permission denied; choose another"):
+                preprocess(Toy(), Path(folder))
+        finally:
+            os.seteuid(user)
 
 
 def test_a_file_in_the_place_of_the_folder_is_one_error(tmp_path):
