@@ -1,7 +1,7 @@
 """Turn a source into shards: items to jobs to tars, on one machine or many, with every loss counted and named.
 
-A job is one shard (see `shards/plan.py`). Whatever process runs it writes the same bytes, and a finished one is never
-run again, so killing a run loses only the shards that were being written.
+A job is one shard (see `shards/plan.py`). Whatever process runs it writes the same bytes, and a finished one is not run
+again while its source stays as it is, so killing a run loses only the shards that were being written.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gwm.pipelines.workers import Workers, in_this_process
 from gwm.shards import ShardError, SourceError
 from gwm.shards.dataset import complete
 from gwm.shards.files import make_folder, remove_temporaries, write_json
-from gwm.shards.index import read_dataset_file
+from gwm.shards.index import DATASET_FILE, read_dataset_file
 from gwm.shards.lock import LOCK_FILE, locked
 from gwm.shards.plan import PLAN_FILE, Item, Job, Source, make_plan
 from gwm.shards.schema import Chunk, Damaged, Skipped
@@ -103,9 +103,9 @@ def preprocess(source: Source, out: AnyPath, strict: bool = False, workers: Work
 
     Shards that are there already are kept, but those with something damaged whose file has changed since; items that
     the source gained are added in new shards. Items that cannot be read are skipped, counted by cause and named in
-    dataset.json and report.json; `strict` raises
-    SourceError at the first instead. `workers` do the jobs, this process unless given (`in_processes`, `on_ray`);
-    the bytes of the dataset do not depend on it.
+    dataset.json and report.json; `strict` raises SourceError at the first instead.
+    `workers` do the jobs, this process unless given (`in_processes`, `on_ray`); the bytes of the dataset do not depend
+    on it.
     """
     began = time.monotonic()
     found: list[Item] = []
@@ -128,6 +128,9 @@ def preprocess(source: Source, out: AnyPath, strict: bool = False, workers: Work
         ]
         report = Report(str(out), len(found), new_shards=len(left))
         frames = 0
+        if any(record_file(out, job).is_file() for job, _ in left):  # their shards are about to change
+            with writing(out), suppress(FileNotFoundError):
+                (out / DATASET_FILE).unlink()
         with Ticker(source.name, len(jobs), len(records)) as ticker:
             for record in (workers or in_this_process)(partial(_do, source, out, strict), left):
                 records[record.job.number] = record

@@ -38,23 +38,25 @@ def find(folder: AnyPath, pattern: str) -> list[AnyPath]:
     Links are followed, also those to folders, each folder once; links that lead nowhere are found too.
     """
     if isinstance(folder, Path):
-        found: list[AnyPath] = [path for path in _files(folder) if path.match(pattern)]
+        matching = (path for path in _below(folder) if path.match(pattern))
+        found: list[AnyPath] = [path for path in matching if path.is_file() or not path.exists()]
     else:
         found = [path for path in folder.rglob(pattern) if path.is_file()]
     return sorted(found, key=str)
 
 
-def _files(top: Path) -> Iterator[Path]:
-    """All files below a folder."""
-    seen = set()
-    for here, folders, files in os.walk(top, followlinks=True):
-        real = os.path.realpath(here)
-        if real in seen:  # links may go round in circles
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        yield from (Path(here, name) for name in files)
+def _below(top: Path) -> Iterator[Path]:
+    """All that lies below a folder: what is there itself before what links lead to, so that a link renames nothing."""
+    left, seen = [top], set[str]()
+    while left:
+        for here, folders, files in os.walk(left.pop(0)):
+            real = os.path.realpath(here)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            left += [Path(here, name) for name in sorted(folders) if os.path.islink(os.path.join(here, name))]
+            yield from (Path(here, name) for name in files)
 
 
 def stamp(path: AnyPath) -> str:
@@ -70,11 +72,9 @@ def state(paths: Iterable[AnyPath]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         try:
-            if isinstance(path, Path):
-                seen = path.stat()
-                known = f"{seen.st_size}-{seen.st_mtime_ns}"
-            else:
-                known = path.fs.ukey(path.path)
+            seen = path.stat()
+            # A repair by cp -p or rsync -a leaves a file's own time as it was.
+            known = f"{seen.st_size}-{seen.st_ctime_ns if isinstance(path, Path) else seen.st_mtime}"
         except OSError:
             known = "none"
         digest.update(f"{known}\n".encode())

@@ -25,9 +25,9 @@ def masked_crc(data: bytes) -> int:
 def read_records(file: BinaryIO, name: str) -> Iterator[bytes | Damaged]:
     """The payloads of an uncompressed TFRecord file, one in memory at a time; one frame is taken to be in each.
 
-    Where the checksum of a payload differs, a `Damaged` stands for it. Where a length cannot be believed or the file
-    ends inside a record, a last `Damaged` stands for all the rest: about as many frames as its bytes are records of
-    the mean size before it. OSError where the file cannot be read.
+    Where the checksum of a payload differs, a `Damaged` stands for it, and one for a record that the file ends in.
+    Where a length cannot be believed, a last `Damaged` stands for all the rest: about as many frames as its bytes are
+    records of the mean size before it. OSError where the file cannot be read.
     """
     number = at = 0  # records and bytes before this one
     while head := file.read(12):
@@ -39,7 +39,7 @@ def read_records(file: BinaryIO, name: str) -> Iterator[bytes | Damaged]:
         if masked_crc(head[:8]) != crc or length > LARGEST:
             rest = file.seek(0, 2) - at
             frames = round(rest * number / at) if number else 0
-            yield Damaged(f"{where} and what follows, about {frames} frames", NO_LENGTH, frames)
+            yield Damaged(f"{where} and what follows{f', about {frames} frames' * bool(frames)}", NO_LENGTH, frames)
             return
         data = file.read(length)
         tail = file.read(4)

@@ -1,8 +1,8 @@
 """Writing a dataset: every shard with its record, then from the records `index.parquet` and last `dataset.json`.
 
 The bytes of a shard are those of `webdataset.TarWriter(mtime=0)`: the same chunks give the same files on every run. A
-record, `jobs/NNNNNN.parquet`, holds the shard's rows of the index, its hash and what was left out of it; a shard
-without one is not finished.
+record, `jobs/NNNNNN.parquet`, holds the shard's rows of the index, its hash, what was left out of it, and the times of
+damaged files; a shard without one is not finished.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def read_record(out: AnyPath, job: Job) -> Record | None:
         if fields["stamps"] != dict(job.stamps) or (out / shard.name).stat().st_size != shard.bytes:
             return None
         skipped = tuple(Skipped(**skipped) for skipped in fields["skipped"])
-        return Record(job, shard, skipped, dict(fields.get("damaged", {})))  # older records have none
+        return Record(job, shard, skipped, dict(fields.get("damaged", {})))  # those of latents have none
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
         return None
 

@@ -228,6 +228,21 @@ def test_a_file_in_the_place_of_the_folder_is_one_error(tmp_path):
         preprocess(Toy(), tmp_path / "out")
 
 
+def test_no_dataset_is_there_while_one_of_its_shards_is_written_anew(tmp_path):
+    """A reader would take the new bytes for the old ones, which may be as many."""
+
+    def stopped(do, tasks):
+        raise KeyboardInterrupt
+
+    preprocess(Toy(), tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        preprocess(Toy(8), tmp_path, workers=stopped)
+    assert len(open_dataset(tmp_path)) == 4  # only new ones were to be written
+    with pytest.raises(KeyboardInterrupt):
+        preprocess(Toy(stamp="repaired"), tmp_path, workers=stopped)
+    assert not (tmp_path / "dataset.json").exists()
+
+
 def killed(out: Path, member: int, after: float) -> None:
     """A run in a process of its own, which is killed `after` seconds from when it writes the member of that number."""
     child = os.fork()

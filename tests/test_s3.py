@@ -1,6 +1,7 @@
 """Sources and shards in an S3 bucket: a real server of the protocol, run here."""
 
 import os
+import time
 
 import pytest
 from test_preprocess import Toy, contents
@@ -10,7 +11,8 @@ from test_waymo_source import source as waymo_source
 from toy_video import regular, write
 
 from gwm.pipelines.preprocess import preprocess
-from gwm.shards import ShardError, SourceError
+from gwm.pipelines.workers import in_processes
+from gwm.shards import ShardError, SourceError, plan
 from gwm.shards.index import open_dataset
 from gwm.shards.reader import read_window
 from gwm.shards.storage import as_path
@@ -76,6 +78,26 @@ def test_sources_in_a_bucket_are_those_in_a_folder(bucket, tmp_path):
         preprocess(source(remote), as_path(f"{bucket}/{name}-out"))
         assert contents(as_path(f"{bucket}/{name}-out")) == contents(tmp_path / "out" / name)
     assert NAME in {row["scene"] for row in open_dataset(tmp_path / "out" / "waymo").table.to_pylist()}
+
+
+def test_what_was_damaged_in_a_bucket_is_read_again_once_it_was_repaired_and_not_before(bucket, tmp_path, monkeypatch):
+    """Also where it is the workers that read, who see a file by itself and not in a listing."""
+    monkeypatch.setattr(plan, "SHARD_IMAGES", 1)
+    for name in ("a", "b"):
+        path = write_v1(tmp_path / "in", [frame(i) for i in range(12)], name)
+        good = path.read_bytes()
+        path.write_bytes(good[:-9] + b"?" + good[-8:])
+    remote, out = upload(tmp_path / "in", f"{bucket}/damaged"), tmp_path / "out"
+
+    def again():
+        remote.fs.invalidate_cache()
+        report = preprocess(waymo_source(remote), out, workers=in_processes(2))
+        return report.new_shards, report.frames
+
+    assert [again(), again()] == [(2, 22), (0, 22)]
+    time.sleep(1.1)  # S3 tells whole seconds
+    (remote / "validation" / path.name).write_bytes(good)
+    assert [again(), again()] == [(1, 23), (0, 23)]
 
 
 def test_what_is_not_in_the_bucket_is_one_error(bucket):

@@ -89,10 +89,10 @@ def test_repeated_doubles_of_another_field_are_not_taken_for_them_nor_other_type
         (GOLDEN[:5], 0, "record 0", CUT_OFF, 1),
         (GOLDEN + GOLDEN[:14], 1, "record 1", CUT_OFF, 1),
         (GOLDEN[:13] + b"X" + GOLDEN[14:] + GOLDEN, 1, "record 0", DIFFERS, 1),  # the next one is found
-        (b"\1" + GOLDEN[1:], 0, "record 0 and what follows, about 0 frames", NO_LENGTH, 0),
+        (b"\1" + GOLDEN[1:], 0, "record 0 and what follows", NO_LENGTH, 0),
         (GOLDEN * 3 + b"\1" + GOLDEN[1:] + GOLDEN, 3, "record 3 and what follows, about 2 frames", NO_LENGTH, 2),
-        (b"not a TFRecord at all", 0, "record 0 and what follows, about 0 frames", NO_LENGTH, 0),
-        (HUGE + struct.pack("<I", masked_crc(HUGE)), 0, "record 0 and what follows, about 0 frames", NO_LENGTH, 0),
+        (b"not a TFRecord at all", 0, "record 0 and what follows", NO_LENGTH, 0),
+        (HUGE + struct.pack("<I", masked_crc(HUGE)), 0, "record 0 and what follows", NO_LENGTH, 0),
     ],
 )  # fmt: skip
 def test_damaged_records_are_named_and_the_others_read(data, whole, item, cause, frames):

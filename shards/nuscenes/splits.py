@@ -43,10 +43,9 @@ def scene_names(ranges: str) -> tuple[str, ...]:
 
 OFFICIAL = {
     "train": scene_names(TRAIN), "val": scene_names(VAL), "test": scene_names(TEST),
-    "train_detect": scene_names(TRAIN_DETECT),  # the halves of train
-    "train_track": tuple(name for name in scene_names(TRAIN) if name not in scene_names(TRAIN_DETECT)),
-    "mini_train": scene_names(MINI_TRAIN), "mini_val": scene_names(MINI_VAL),
+    "train_detect": scene_names(TRAIN_DETECT), "mini_train": scene_names(MINI_TRAIN), "mini_val": scene_names(MINI_VAL),
 }  # fmt: skip
+OFFICIAL["train_track"] = tuple(sorted({*OFFICIAL["train"]} - {*OFFICIAL["train_detect"]}))  # the other half of train
 OURS = {"train": "train", "val": "val", "test": "test", "mini_train": "train", "mini_val": "val"}  # our name of each
 SPLIT_OF = {name: split for split in ("train", "val", "test") for name in OFFICIAL[split]}
 # Two of mini_train's scenes, 553 and 796, are "val" in v1.0-trainval.

@@ -27,10 +27,10 @@ def frame_runs(
     lost: dict[str, list[int]] = {"extracted frame is missing": [], "extracted frame is damaged": []}
     missing, damaged = lost.values()
     yield from cut_up(_shots(folder, span, cutting, missing, damaged), origin, cutting, losses)
-    for cause, numbers in lost.items():
+    for (cause, numbers), kind in zip(lost.items(), (Skipped, Damaged), strict=True):  # a part's stamp has its number
         if numbers:
             item = f"{origin}: frames: {len(numbers)}, the first is {frame_file(numbers[0])}"
-            losses.append(Damaged(item, cause, len(numbers)))
+            losses.append(kind(item, cause, len(numbers)))
 
 
 def _shots(

@@ -26,7 +26,7 @@ from gwm.shards.storage import AnyPath, stamp
 
 PARTS = ("train_detect", "train_track", "mini_train", "mini_val")  # of train and val
 SPLITS = ("train", "val", "test", *PARTS, "all")
-GAP = "camera has a gap"
+GAP, MISSING = "camera has a gap", "image file is missing"
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,7 +228,7 @@ class NuScenesSource:
                 return "image and table differ in size"
             return fit_jpeg(jpeg, self.size, self.fit)
         except FileNotFoundError:
-            return "image file is missing"
+            return MISSING
         except OSError:
             return "image file cannot be read"
         except ShardError:
@@ -291,7 +291,7 @@ class NuScenesSource:
             jpegs = [image for image in (held[i] for i in rows) if isinstance(image, dict)]
             if len(jpegs) < len(rows):
                 cause = next(image[1] for image in held.values() if isinstance(image, tuple))
-                yield Damaged(f"{scene.name}: clip {clip.number}", cause, FRAMES)
+                yield (Skipped if cause == MISSING else Damaged)(f"{scene.name}: clip {clip.number}", cause, FRAMES)
                 continue
             micros = shots.micros[rows]
             motion, sources = motion_at(track, can_bus, micros)
@@ -355,7 +355,7 @@ def _report(scene: Scene, losses: list[_Loss]) -> Iterator[Skipped]:
         after = losses[i] if i < len(losses) else None
         if after is None or after != loss._replace(tick=loss.tick + 1):
             at = losses[first].tick / FRAME_RATE
-            kind = Skipped if loss.cause == GAP else Damaged
+            kind = Skipped if loss.cause in (GAP, MISSING) else Damaged  # a scene's first images are in its stamp
             yield kind(f"{scene.name}: {loss.views} from {at:.1f} s on", loss.cause, i - first)
             first = i
 

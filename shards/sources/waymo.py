@@ -23,7 +23,7 @@ SPLITS = {"training": "train", "validation": "val", "testing": "test", "testing_
 LOCATIONS = {"location_sf": "San Francisco", "location_phx": "Phoenix", "location_other": ""}
 LONGEST_STEP = 0.15  # s between two frames; a longer one is a gap
 SEGMENT_FRAMES = 200
-DAMAGED = "image is damaged"
+DAMAGED, OTHER_SIZE = "image is damaged", "image and calibration differ in size"
 
 
 @dataclass(frozen=True)
@@ -106,21 +106,13 @@ class WaymoSource:
     def chunks(self, item: Segment) -> Iterator[Chunk | Skipped]:
         """The chunks of a segment, and what is left out of it."""
         run, began = _Run(), 0
-        last: Frame | None = None
-        lost = 0  # frames since the last one
         lacking: Counter[tuple[str, str]] = Counter()  # images of (view, cause)
         since: dict[tuple[str, str], float] = {}
-        for frame in _frames(item):
-            if isinstance(frame, Damaged):
-                lost += frame.frames
+        for frame in _in_order(item):
+            if isinstance(frame, Skipped):
                 yield frame
                 continue
             began = began or frame.micros
-            if last is not None and frame.micros <= last.micros:
-                yield Skipped(f"{item.name}: {_at(frame, began)}", "time does not advance", 1)
-                continue
-            yield from _gap(item, last, frame, began, lost)
-            last, lost = frame, 0
             jpegs, missing = self._images(frame)
             for one in missing:
                 since.setdefault(one, (frame.micros - began) / 1e6)
@@ -137,7 +129,7 @@ class WaymoSource:
             yield from self._finish(item, run, began)
         for (view, cause), count in lacking.items():
             where = f"{item.name}: {view}, {count} images, the first at {since[view, cause]:.1f} s"
-            yield (Damaged if cause == DAMAGED else Skipped)(where, cause)
+            yield (Damaged if cause in (DAMAGED, OTHER_SIZE) else Skipped)(where, cause)
 
     def files(self, item: Segment) -> list[AnyPath]:
         """What a segment is read from."""
@@ -158,7 +150,7 @@ class WaymoSource:
                 try:
                     jpeg = frame.images[view].jpeg
                     if jpeg_size(jpeg) != calibrated[view]:
-                        missing.append((view, "image and calibration differ in size"))
+                        missing.append((view, OTHER_SIZE))
                         continue
                     jpegs[view] = fit_jpeg(jpeg, self.size, self.fit)
                 except ShardError:
@@ -221,6 +213,35 @@ def _frames(item: Segment) -> Iterator[Frame | Damaged]:
         yield from v2.read_frames(lambda component: _component(item, component).open("rb"), item.name)
 
 
+def _in_order(item: Segment) -> Iterator[Frame | Skipped]:
+    """The frames of a segment as time advances, and what is damaged, absent, or there twice."""
+    last: Frame | None = None
+    began = lost = holes = 0  # time of the first frame; frames damaged since the last one; frames of all gaps
+    times: set[int] = set()
+    for frame in _frames(item):
+        if isinstance(frame, Damaged):
+            lost += frame.frames
+            yield frame
+            continue
+        began = began or frame.micros
+        if last is not None and frame.micros <= last.micros:
+            late = frame.micros not in times and holes > 0  # so it was counted as absent
+            holes -= late
+            yield Skipped(f"{item.name}: {_at(frame, began)}", "time does not advance", 1 - late)
+            continue
+        step = 0 if last is None else (frame.micros - last.micros) / 1e6
+        absent = round(step * FRAME_RATE) - 1 - lost
+        if last is not None and step > LONGEST_STEP and absent > 0:
+            absent = absent if absent < SEGMENT_FRAMES else 0  # such a time is wrong
+            holes += absent
+            yield Skipped(f"{item.name}: {_at(last, began)}: {step:.1f} s", "gap between frames", absent)
+        yield frame
+        last, lost = frame, 0
+        times.add(frame.micros)
+    if last is None and not lost:
+        yield Damaged(item.name, "there is no frame in it")
+
+
 def _component(item: Segment, component: str) -> AnyPath:
     """The file of one of the components of version 2."""
     return item.path / component / f"{item.name}.parquet"
@@ -236,14 +257,6 @@ def _speed(frames: Sequence[Frame]) -> Floats | None:
             return forward_speed(poses, times)
         speeds.append(image.pose[:3, 0] @ np.array(image.velocity[:3]))
     return np.array(speeds)
-
-
-def _gap(item: Segment, last: Frame | None, frame: Frame, began: int, lost: int) -> Iterator[Skipped]:
-    """The frames that are not there between two, beside those that are `lost` to damage."""
-    step = 0 if last is None else (frame.micros - last.micros) / 1e6
-    absent = round(step * FRAME_RATE) - 1 - lost
-    if last is not None and step > LONGEST_STEP and absent > 0:
-        yield Skipped(f"{item.name}: {_at(last, began)}: {step:.1f} s", "gap between frames", absent)
 
 
 def _at(frame: Frame, began: int) -> str:

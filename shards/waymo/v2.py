@@ -100,7 +100,7 @@ def _images(open_component: Open, moments: Iterable[int]) -> Iterator[tuple[int,
                     raise SourceError(f"the frame at {micros} has two images of camera {view}")
                 if view is not None:
                     waiting[micros][view] = Image(
-                        row[f"{IMAGE}.image"] or b"", _transform(row[f"{IMAGE}.pose.transform"]),
+                        bytes(row[f"{IMAGE}.image"] or b""), _transform(row[f"{IMAGE}.pose.transform"]),
                         _velocity([row[column] for column in VELOCITY]),
                         float(row[f"{IMAGE}.pose_timestamp"] or 0),
                     )  # fmt: skip
