@@ -212,10 +212,12 @@ def test_frames_out_of_order_are_counted_once(tmp_path, numbers):
     assert sum(chunk.length for chunk in chunks) + sum(part.frames for part in skipped) == len(numbers) + absent
 
 
-def test_what_holds_no_frame_is_said(tmp_path):
-    write_v1(tmp_path, [])
+def test_what_holds_no_frame_is_said_once(tmp_path):
+    path = write_v1(tmp_path, [])
     (skipped,) = read(source(tmp_path))[1]
     assert (skipped.item, skipped.cause) == (NAME, "there is no frame in it")
+    path.write_bytes(b"this is no TFRecord file")
+    assert [part.cause for part in read(source(tmp_path))[1]] == [NO_LENGTH]
     os.mkfifo(tmp_path / "segment-3_0_000_20_000.tfrecord")  # nothing to be waited for
     assert len(source(tmp_path).items()) == 1
 

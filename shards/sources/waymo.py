@@ -218,7 +218,9 @@ def _in_order(item: Segment) -> Iterator[Frame | Skipped]:
     last: Frame | None = None
     began = lost = holes = 0  # time of the first frame; frames damaged since the last one; frames of all gaps
     times: set[int] = set()
+    empty = True
     for frame in _frames(item):
+        empty = False
         if isinstance(frame, Damaged):
             lost += frame.frames
             yield frame
@@ -238,7 +240,7 @@ def _in_order(item: Segment) -> Iterator[Frame | Skipped]:
         yield frame
         last, lost = frame, 0
         times.add(frame.micros)
-    if last is None and not lost:
+    if empty:
         yield Damaged(item.name, "there is no frame in it")
 
 
