@@ -1,6 +1,7 @@
 """Waymo's segments as chunks: both versions alike, nothing lost unseen."""
 
 import os
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -220,6 +221,15 @@ def test_what_holds_no_frame_is_said_once(tmp_path):
     assert [part.cause for part in read(source(tmp_path))[1]] == [NO_LENGTH]
     os.mkfifo(tmp_path / "segment-3_0_000_20_000.tfrecord")  # nothing to be waited for
     assert len(source(tmp_path).items()) == 1
+
+
+def test_copies_of_a_segment_are_refused_before_anything_is_read(tmp_path):
+    path = write_v1(tmp_path / "in", [frame(i) for i in range(6)])
+    for name in (f"{path.stem} (1).tfrecord", f"individual_files_validation_segment-{NAME}.tfrecord"):
+        shutil.copy(path, path.parent / name)
+        with pytest.raises(SourceError, match=f"more than once, such as {NAME}"):
+            preprocess(source(tmp_path / "in"), tmp_path / "out")
+        (path.parent / name).unlink()
 
 
 def test_a_segment_in_two_files_does_not_end_the_run(tmp_path):

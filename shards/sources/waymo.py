@@ -88,8 +88,8 @@ class WaymoSource:
             raise SourceError(f"{self.folder} does not exist; {_WHAT_TO_DO}")
         found = []
         for path in find(self.folder, "*.tfrecord"):
-            name = re.sub(r"^(individual_files_\w+?_)?segment-|(_with_camera_labels)?\.tfrecord$", "", path.name)
-            found.append(self._segment(name, path, 1, stamp(path)))
+            context = re.search(r"\d+(_\d+){4}", path.name)  # whatever a download or a copy put around it
+            found.append(self._segment(context[0] if context else path.stem, path, 1, stamp(path)))
         for path in find(self.folder, "camera_image/*.parquet"):
             folder = path.parent.parent
             sizes = "-".join(stamp(folder / component / path.name) for component in v2.COMPONENTS)
