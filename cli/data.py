@@ -117,7 +117,7 @@ def nuscenes(
     out: OutUrl = None,
     version: Annotated[str | None, typer.Option("--version", help="v1.0-mini, …; else the largest there is.")] = None,
     split: Annotated[
-        str, typer.Option(help="train, val, test, train_detect, train_track, mini_train, mini_val or all.")
+        str, typer.Option("--split", help="train, val, test, train_detect, train_track, mini_train, mini_val or all.")
     ] = "all",
     rate: Annotated[str, typer.Option("--rate", help="10 (Hz), or raw: the 12 Hz images one by one.")] = "10",
     size: NativeSize = "512x288",

@@ -128,9 +128,10 @@ def preprocess(source: Source, out: AnyPath, strict: bool = False, workers: Work
         ]
         report = Report(str(out), len(found), new_shards=len(left))
         frames = 0
-        if any(record_file(out, job).is_file() for job, _ in left):  # their shards are about to change
-            with writing(out), suppress(FileNotFoundError):
-                (out / DATASET_FILE).unlink()
+        listed = out / DATASET_FILE
+        if listed.is_file() and any(record_file(out, job).is_file() for job, _ in left):  # its shards are to change
+            with writing(out):
+                listed.unlink()
         with Ticker(source.name, len(jobs), len(records)) as ticker:
             for record in (workers or in_this_process)(partial(_do, source, out, strict), left):
                 records[record.job.number] = record

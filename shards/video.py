@@ -47,9 +47,8 @@ class Damage:
     packets: int = 0
     frames: int = 0  # dropped: they depend on a damaged packet, or their time does not advance
     unseen: int = 0  # steps of 0.1 s without a picture
-    missing: float = 0.0  # s at the end
+    missing: float = 0.0  # s at the end, where it is more than usual
     stated: float = 0.0  # s, the duration the file gives
-    usual: float = MAX_MISSING  # s that may be missing
 
     def losses(self) -> list[Skipped]:
         """In words; empty for a sound file."""
@@ -58,7 +57,7 @@ class Damage:
             found.append(Damaged(f"packets: {self.packets}, frames: {self.frames}", "damaged packets or times"))
         if self.unseen:
             found.append(Damaged(f"{self.unseen / FRAME_RATE:.1f} s", "time without a picture", self.unseen))
-        if self.missing > self.usual:
+        if self.missing:
             part = f"the last {self.missing:.1f} of {self.stated:.1f} s"
             found.append(Damaged(part, "file ends early", round(self.missing * FRAME_RATE)))
         return found
@@ -197,9 +196,9 @@ def _timed(
         yield now, frame
     yield end, None
     damage.stated = _stated_duration(container, stream)
-    damage.usual = MAX_MISSING if stream.duration else MAX_QUIET
     limit = damage.stated if part[1] is None else min(damage.stated, float(part[1]))
-    damage.missing = max(0.0, limit - float(max(end, begin)))
+    missing = limit - float(max(end, begin))
+    damage.missing = missing if missing > (MAX_MISSING if stream.duration else MAX_QUIET) else 0.0
 
 
 def _on_the_grid(

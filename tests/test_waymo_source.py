@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import toy_shards
 
 from gwm.pipelines.preprocess import preprocess
 from gwm.shards import SourceError
@@ -146,11 +147,9 @@ def test_missing_cameras_and_gaps_break_chunks_and_are_counted(tmp_path):
 
 
 def flip(path: Path, at: int) -> None:
-    """One bit of a file, whose size and time stay as they are."""
+    """One byte of a file, whose size and time stay as they are; twice, and it is as it was."""
     before = path.stat()
-    data = bytearray(path.read_bytes())
-    data[at] ^= 1
-    path.write_bytes(data)
+    toy_shards.flip(path, at)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 

@@ -24,13 +24,13 @@ def frame_runs(
     JPEGs of the right size are passed on untouched. What is left out is appended to `losses`. Raises SourceError
     where the folder cannot be read.
     """
-    lost: dict[str, list[int]] = {"extracted frame is missing": [], "extracted frame is damaged": []}
-    missing, damaged = lost.values()
+    missing: list[int] = []
+    damaged: list[int] = []
     yield from cut_up(_shots(folder, span, cutting, missing, damaged), origin, cutting, losses)
-    for (cause, numbers), kind in zip(lost.items(), (Skipped, Damaged), strict=True):  # a part's stamp has its number
+    for kind, numbers, cause in ((Skipped, missing, "missing"), (Damaged, damaged, "damaged")):  # stamps count files
         if numbers:
             item = f"{origin}: frames: {len(numbers)}, the first is {frame_file(numbers[0])}"
-            losses.append(kind(item, cause, len(numbers)))
+            losses.append(kind(item, f"extracted frame is {cause}", len(numbers)))
 
 
 def _shots(

@@ -291,7 +291,7 @@ class NuScenesSource:
             jpegs = [image for image in (held[i] for i in rows) if isinstance(image, dict)]
             if len(jpegs) < len(rows):
                 cause = next(image[1] for image in held.values() if isinstance(image, tuple))
-                yield (Skipped if cause == MISSING else Damaged)(f"{scene.name}: clip {clip.number}", cause, FRAMES)
+                yield _lost(f"{scene.name}: clip {clip.number}", cause, FRAMES)
                 continue
             micros = shots.micros[rows]
             motion, sources = motion_at(track, can_bus, micros)
@@ -355,9 +355,13 @@ def _report(scene: Scene, losses: list[_Loss]) -> Iterator[Skipped]:
         after = losses[i] if i < len(losses) else None
         if after is None or after != loss._replace(tick=loss.tick + 1):
             at = losses[first].tick / FRAME_RATE
-            kind = Skipped if loss.cause in (GAP, MISSING) else Damaged  # a scene's first images are in its stamp
-            yield kind(f"{scene.name}: {loss.views} from {at:.1f} s on", loss.cause, i - first)
+            yield _lost(f"{scene.name}: {loss.views} from {at:.1f} s on", loss.cause, i - first)
             first = i
+
+
+def _lost(item: str, cause: str, frames: int) -> Skipped:
+    """Images that come later are no damage: they come scene by scene, and a scene's stamp knows its first ones."""
+    return (Skipped if cause in (GAP, MISSING) else Damaged)(item, cause, frames)
 
 
 def _inside(folder: AnyPath) -> list[AnyPath]:
